@@ -1,0 +1,203 @@
+"""Figures: of one run, and of a sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
+
+from mfgd import compare, oracles
+from mfgd.descent import product
+from mfgd.problem import Problem
+from mfgd.record import Row
+
+if TYPE_CHECKING:
+    import pandas
+
+PIXELS = 256
+"""A picture is drawn up to at least, and averaged down to at most, about this many pixels a side."""
+PANELS = 12
+"""How many settings the overview shows."""
+
+
+def figures(row: Row, problem: Problem) -> dict[str, Figure]:
+    """The figures of one run by name."""
+    return {"curves": curves(row), "matrices": matrices(row, problem), "spectrum": spectrum(row, problem)}
+
+
+def curves(row: Row) -> Figure:
+    """Loss and relative error against the step, on logarithmic axes."""
+    figure = _canvas(7, 3.2)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "relative_error"), strict=True):
+        _curve(axes, row.trajectory["step"], row.trajectory[name])
+        axes.set(xlabel="step", ylabel=name.replace("_", " "))
+    optimum = float(row.trajectory["loss"][0] - row.trajectory["loss_gap"][0])
+    if optimum > 0:
+        figure.axes[0].axhline(optimum, color="black", linestyle="--", linewidth=0.8, label="optimum")
+        figure.axes[0].legend(fontsize=7)
+    figure.suptitle(f"{row.outcome} at step {int(row.trajectory['step'][-1])}", fontsize=10)
+    figure.subplots_adjust(left=0.11, right=0.98, bottom=0.16, top=0.9, wspace=0.3)
+    return figure
+
+
+def spectrum(row: Row, problem: Problem) -> Figure:
+    """Singular values of D̂ against the step, over those of D (or of the truth) as dashed lines."""
+    figure = _canvas(5, 3.4)
+    axes = figure.subplots()
+    measured = [name for name in row.trajectory if name.startswith("sigma.")]
+    colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(measured), 2)))
+    target = oracles.singular_values(problem)
+    for i, (name, colour) in enumerate(zip(measured, colours, strict=False)):
+        _curve(axes, row.trajectory["step"], row.trajectory[name], label=f"σ{i + 1}", color=colour)
+        if target is not None and i < len(target) and target[i] > 0:
+            axes.axhline(float(target[i]), color=colour, linestyle="--", linewidth=0.8)
+    axes.set(xlabel="step", ylabel="singular values of D̂ (dashed: of D)")
+    axes.legend(fontsize=7, loc="lower right")
+    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.15, top=0.96)
+    return figure
+
+
+def matrices(row: Row, problem: Problem) -> Figure:
+    """D, D̂ and the residual D̂ − D as heat maps; missing entries are grey."""
+    D, estimate = _target(problem), product(row.factors).to(torch.float64).numpy()
+    tall = D.shape[0] > 3 * D.shape[1]
+    wide = tall or D.shape[1] > 3 * D.shape[0]
+    figure = _canvas(*((7, 4.2) if wide else (9, 2.8)))
+    grid = figure.subplots(*((3, 1) if wide else (1, 3)))
+    bound = _bound(D)
+    for axes, (name, X, style) in zip(
+        grid,
+        (
+            ("D", D, {"cmap": "viridis", "vmin": np.nanmin(D), "vmax": np.nanmax(D)}),
+            ("D̂", estimate, {"cmap": "viridis", "vmin": np.nanmin(D), "vmax": np.nanmax(D)}),
+            ("D̂ − D", _finite(estimate - D), {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
+        ),
+        strict=True,
+    ):
+        axes.set_facecolor("0.8")
+        image = axes.imshow(X.T if tall else X, aspect="auto", interpolation="nearest", **style)
+        axes.set_title(name + (" (transposed)" if tall else ""), fontsize=9)
+        axes.tick_params(labelsize=7)
+        figure.colorbar(image, ax=axes, pad=0.02).ax.tick_params(labelsize=7)
+    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.07 if wide else 0.1, top=0.93 if wide else 0.9, hspace=0.45)
+    return figure
+
+
+def pictures(problem: Problem, estimate: Tensor) -> dict[str, np.ndarray]:
+    """D̂ and the residual as RGB images (height, width, 3) uint8, on the colour scales of `matrices`."""
+    D, estimated = _target(problem), estimate.to(torch.float64).numpy()
+    low, high, bound = np.nanmin(D), np.nanmax(D), _bound(D)
+    return {
+        "D_hat": _picture(estimated, "viridis", low, high),
+        "residual": _picture(_finite(estimated - D), "RdBu_r", -bound, bound),
+    }
+
+
+def overview(runs: pandas.DataFrame) -> Figure:
+    """Final relative error over learning rate and rank, or what else was swept, with a panel for each other setting.
+
+    Args:
+        runs: as `mfgd.load_runs` gives them. Repeats of a setting, such as seeds, are reduced to their median; × marks
+            a setting of which a run diverged or failed.
+    """
+    import pandas
+
+    names = [name for name in compare.swept(runs) if name not in ("seed", "problem.seed")]
+    names.sort(key=lambda name: (("lr", "rank").index(name) if name in ("lr", "rank") else 2, name))
+    frame = pandas.DataFrame({name: runs[f"params.{name}"].fillna("–") for name in names}, index=runs.index)
+    while len(names) < 2:
+        names.append(" " * len(names))
+        frame[names[-1]] = ""
+    x, y, *rest = names
+    rest.sort(key=lambda name: frame[name].nunique())
+    frame["well"] = runs["tags.outcome"].isin(["converged", "budget"]).astype(float)
+    error = runs.get("metrics.final_relative_error", pandas.Series(np.nan, index=runs.index))
+    frame["error"] = error.where((frame["well"] == 1) & (error > 0) & np.isfinite(error))
+    norm = LogNorm(frame["error"].min(), frame["error"].max() * 1.001) if frame["error"].notna().any() else None
+    across, down = (sorted(frame[name].unique(), key=_by_size) for name in (x, y))
+
+    panels = list(frame.groupby(rest))[:PANELS] if rest else [((), frame)]
+    columns = min(len(panels), frame[rest[-1]].nunique() if rest else 1, 4)
+    lines = -(-len(panels) // columns)
+    width, height = 1.5 + columns * (0.9 + 0.55 * len(across)), 0.3 + lines * (0.9 + 0.4 * len(down))
+    figure = Figure(figsize=(min(width, 18), min(height, 18)), layout="constrained", dpi=120)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    image: Any = None
+    for axes, (setting, part) in zip(grid, panels, strict=False):
+        cells = part.groupby([y, x])[["error", "well"]].agg({"error": "median", "well": "min"})
+        errors, well = (cells[name].unstack().reindex(index=down, columns=across) for name in ("error", "well"))
+        image = axes.imshow(errors, norm=norm, cmap="viridis_r", aspect="auto")
+        axes.set_facecolor("0.9")
+        for (i, j), value in np.ndenumerate(errors):
+            text = ("" if np.isnan(value) else f"{value:.2g}") + ("×" if well.iloc[i, j] == 0 else "")
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, bbox={"fc": "1", "ec": "none", "alpha": 0.6})
+        axes.set_xticks(range(len(across)), across, fontsize=7)
+        axes.set_yticks(range(len(down)), down, fontsize=7)
+        axes.set_title(", ".join(f"{name} {value}" for name, value in zip(rest, setting, strict=True)), fontsize=8)
+        axes.set(xlabel=x.strip(), ylabel=y.strip())
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    if norm is not None:
+        figure.colorbar(image, ax=list(grid[: len(panels)]), label="final relative error (× diverged)")
+    return figure
+
+
+def _by_size(text: str) -> tuple[int, float, str]:
+    """Sorts numbers by size, before words."""
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
+
+
+def _canvas(width: float, height: float) -> Figure:
+    """A figure in inches without automatic layout, which would draw everything twice: there is one of these a run."""
+    return Figure(figsize=(width, height), dpi=100)
+
+
+def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    positive = np.isfinite(values) & (values > 0)
+    axes.plot(steps[positive], values[positive], marker=".", markersize=3, linewidth=1, **style)
+    # Step 0 has its place on the axis too: linear up to 1, logarithmic from there.
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yscale("log")
+    if positive.any() and values[positive].max() < 30 * values[positive].min():
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, position: f"{value:g}")
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+
+
+def _target(problem: Problem) -> np.ndarray:
+    D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
+    return D.to(torch.float64).numpy()
+
+
+def _bound(D: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(D))) or 1.0
+
+
+def _finite(X: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(X), X, np.nan)
+
+
+def _picture(X: np.ndarray, cmap: str, low: float, high: float) -> np.ndarray:
+    if X.shape[0] > X.shape[1]:
+        X = X.T
+    blocks = [max(1, round(size / PIXELS)) for size in X.shape]
+    X = X[: X.shape[0] // blocks[0] * blocks[0], : X.shape[1] // blocks[1] * blocks[1]]
+    X = X.reshape(X.shape[0] // blocks[0], blocks[0], -1, blocks[1])[:, 0, :, 0] if max(blocks) > 1 else X
+    grow = max(1, PIXELS // max(X.shape))
+    X = np.kron(X, np.ones((grow, grow)))
+    scaled = np.clip((X - low) / ((high - low) or 1.0), 0, 1)
+    colours = colormaps[cmap](np.ma.masked_invalid(scaled), bytes=True)[..., :3]
+    colours[~np.isfinite(X)] = 204
+    return np.ascontiguousarray(colours)

@@ -1,0 +1,175 @@
+"""Many configs → few batches, and one batch → its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfgd import metrics, oracles
+from mfgd.config import Component, Point
+from mfgd.descent import Objective, State, descent
+from mfgd.init import Init
+from mfgd.problem import Problem, of, stream
+from mfgd.record import Row, Schedule, follow
+from mfgd.types import Factors, Refused
+
+
+def batches(points: Sequence[Point]) -> list[list[int]]:
+    """The positions of points that are solved together: of equal identity and shape, within the budget of bytes.
+
+    A float is not identity: in a batch it becomes a column. Of a problem or a start only the shape counts.
+
+    Raises:
+        Refused: a problem, start or schedule that cannot be had; nothing has been solved then.
+    """
+    layouts: dict[Component, Any] = {}
+    checked: set[Any] = set()
+    groups: dict[Any, list[int]] = {}
+    for i, point in enumerate(points):
+        drawn = _seedless(point.problem)
+        if drawn not in layouts:
+            layouts[drawn] = _layout(point)
+        key = (layouts[drawn], *_identity(point))
+        if (key, drawn, _seedless(point.init)) not in checked:
+            checked.add((key, drawn, _seedless(point.init)))
+            _check(point)
+        groups.setdefault(key, []).append(i)
+    chunks = []
+    for (layout, *_), members in groups.items():
+        first = points[members[0]]
+        run_bytes = math.prod(layout[:3]) * first.dtype.itemsize
+        size = max(1, first.batch_bytes // run_bytes)
+        chunks += [members[i : i + size] for i in range(0, len(members), size)]
+    return chunks
+
+
+def solve(points: Sequence[Point]) -> list[Row]:
+    """The rows of points of one batch, in their order. Each is what it would be alone."""
+    first = points[0]
+    problems = [problem_of(point.problem) for point in points]
+    optima = [
+        oracles.optimum(p, point.loss(), point.rank, point.depth) for p, point in zip(problems, points, strict=True)
+    ]
+    starts = [_start(problem, point) for problem, point in zip(problems, points, strict=True)]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=first.dtype, device=first.device)[:, None, None]
+
+    def made(components: Sequence[Component]) -> Any:
+        values = {key: [dict(c.items)[key] for c in components] for key, _ in components[0].items}
+        return components[0].function(**{k: column(v) if isinstance(v[0], float) else v[0] for k, v in values.items()})
+
+    objective = Objective(_stacked(problems).to(first.dtype, first.device), made([point.loss for point in points]))
+    optimum = column(optima)[:, 0, 0]
+    tolerance = column([point.tolerance for point in points])[:, 0, 0]
+    schedule = _schedule(first)
+
+    def reached(state: State) -> Tensor:
+        return (tolerance > 0) & (metrics.distance(objective, state, optimum) <= tolerance)
+
+    states = descent(
+        objective,
+        made([point.optimizer for point in points]),
+        tuple(torch.stack(Ws).to(first.dtype).to(first.device) for Ws in zip(*starts, strict=True)),
+        lr=[column(rates) for rates in zip(*(point.lr for point in points), strict=True)],
+        records=schedule.records,
+        divergence=column([point.divergence for point in points])[:, 0, 0],
+        reached=reached,
+    )
+    full = first.diagnostics == "full"
+    return follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), schedule.snapshots)
+
+
+def outcomes(points: Sequence[Point]) -> Iterator[Row | Exception]:
+    """The rows of a batch; where it raises, its runs are solved one by one, so that only the culprit fails."""
+    try:
+        yield from solve(points)
+    except Exception as error:
+        if len(points) == 1:
+            yield error
+            return
+        for point in points:
+            yield from outcomes([point])
+
+
+@lru_cache(maxsize=32)
+def problem_of(component: Component) -> Problem:
+    """What a problem's function gives, kept for the next runs that share it."""
+    problem = component()
+    return problem if isinstance(problem, Problem) else of(problem, f"problem={component.name}")
+
+
+def _start(problem: Problem, point: Point) -> Factors:
+    n, m = problem.shape
+    widths = (n, *[point.rank] * (point.depth - 1), m)
+    init: Init = point.init()
+    factors = init(problem, widths, stream("init", point.seed))
+    shapes = [tuple(W.shape) for W in factors]
+    if shapes != list(pairwise(widths)):
+        raise ValueError(f"init={point.init.name} gave shapes {shapes}; needed are {list(pairwise(widths))}")
+    return factors
+
+
+def _schedule(point: Point) -> Schedule:
+    return point.record()(point.steps)
+
+
+def _layout(point: Point) -> tuple[Any, ...]:
+    """Number of arrays of the problem's shape that a step touches, n, m, and which of them the problem has."""
+    try:
+        problem = problem_of(point.problem)
+    except Refused:
+        raise
+    except Exception:
+        return (1, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
+    held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth))
+    return (1 + sum(held), *problem.shape, held)
+
+
+def _check(point: Point) -> None:
+    """Builds what a point starts from, for the refusals in it."""
+    try:
+        _start(problem_of(point.problem), point)
+        _schedule(point)
+    except Refused:
+        raise
+    except Exception:
+        return  # a fault in a user's own function is that run's failure: it comes again when the run is solved
+
+
+def _seedless(component: Component) -> Component:
+    """The component without its seed, which moves what is drawn and not its shape."""
+    return replace(component, items=tuple((key, value) for key, value in component.items if key != "seed"))
+
+
+def _identity(point: Point) -> tuple[Any, ...]:
+    """What runs of one batch have in common, beside the problem's layout."""
+
+    def identity(component: Component) -> tuple[Any, ...]:
+        return component.function, tuple((key, None if isinstance(v, float) else v) for key, v in component.items)
+
+    parts = (identity(component) for component in (point.loss, point.optimizer, point.record))
+    numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
+    return (*parts, *numbers, point.dtype, point.device, point.diagnostics)
+
+
+def _stacked(problems: Sequence[Problem]) -> Problem:
+    """Problems of one layout under a leading run dimension; one that they share is expanded, not copied."""
+
+    def stack(arrays: list[Tensor | None]) -> Tensor | None:
+        if arrays[0] is None:
+            return None
+        if all(array is arrays[0] for array in arrays):
+            return arrays[0].expand(len(arrays), *arrays[0].shape)
+        return torch.stack(arrays)  # type: ignore[arg-type]
+
+    D = stack([p.D for p in problems])
+    assert D is not None
+    return Problem(D, stack([p.mask for p in problems]), stack([p.truth for p in problems]))

@@ -1,0 +1,392 @@
+"""The only door to MLflow, both ways: write runs, read runs."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from annotated_types import MinLen
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mfgd import plots
+from mfgd.config import Point
+from mfgd.descent import product
+from mfgd.init import factor_names
+from mfgd.problem import Problem
+from mfgd.record import Row
+from mfgd.types import Factors, Refused
+
+if TYPE_CHECKING:
+    import pandas
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+SMALL = 65_536
+"""A matrix D of up to so many entries is kept with each run, as one that was generated always is."""
+
+
+class Run(NamedTuple):
+    """A tracked run, read back."""
+
+    config: DictConfig
+    trajectory: pandas.DataFrame
+    """One line a record: step, seconds and the measures."""
+    matrices: dict[str, Tensor]
+    """C and F (W1 … WL beyond depth 2), bit for bit, and D where it was kept, with NaN where not observed."""
+
+
+def store(*, uri: str, experiment: Annotated[str, MinLen(1)], figures: bool) -> Store:
+    """Where runs are tracked.
+
+    Args:
+        uri: a database (sqlite, postgresql, mysql, mssql) or a tracking server (http, https).
+        experiment: name of the MLflow experiment; made where there is none.
+        figures: draw each run: its figures, and its matrices as image series.
+    """
+    return Store(uri, experiment, figures)
+
+
+class Store:
+    """An MLflow experiment that runs are written to. Nothing is written before `open`."""
+
+    def __init__(self, uri: str, experiment: str, figures: bool) -> None:
+        self.uri, self.experiment, self.figures = uri, experiment, figures
+        self.parent: str | None = None
+        self.failures = 0
+        self.run_ids: list[str] = []
+
+    def open(self) -> None:
+        """Connects, and makes the experiment if there is none.
+
+        Raises:
+            Refused: a URI that MLflow does not support, cannot be reached or cannot be written to.
+        """
+        from mlflow.exceptions import MlflowException
+
+        self.client = client(self.uri, writing=True)
+        try:
+            known = self.client.get_experiment_by_name(self.experiment)
+            if known is not None and known.lifecycle_stage != "active":
+                raise Refused(f"tracking.experiment={self.experiment}: was deleted; allowed is a name not in use")
+            local = urlsplit(self.uri).scheme not in ("http", "https")
+            if known is None and local and not os.access(Path.cwd(), os.W_OK):
+                raise Refused(f"{Path.cwd()}: cannot be written to; allowed is a writable folder for mlartifacts/")
+            place = (Path.cwd() / "mlartifacts" / self.experiment).as_uri() if local else None
+            self.experiment_id = known.experiment_id if known else self.client.create_experiment(self.experiment, place)
+        except MlflowException as error:
+            raise Refused(f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}") from None
+
+    def begin(self, overrides: Sequence[str]) -> None:
+        """Starts the parent run of a sweep; what is written from now on are its children."""
+        tags = _tags() | {"overrides": " ".join(overrides)}
+        name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        self.parent = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+
+    def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
+        """Writes one run, params, tags, metrics and artifacts, or a FAILED one with the traceback; its run id."""
+        failed = isinstance(result, Exception)
+        seconds = 0.0 if isinstance(result, Exception) else float(result.trajectory["seconds"][-1])
+        start = int((time.time() - seconds) * 1000)
+        tags = _tags() | {
+            "outcome": "error" if isinstance(result, Exception) else result.outcome,
+            "fingerprint": point.fingerprint,
+            "overrides": " ".join(point.overrides),
+        }
+        if self.parent:
+            tags["mlflow.parentRunId"] = self.parent
+        name = " ".join(o for o in point.overrides if not o.startswith("experiment=")) or point.choices["problem"]
+        run_id = self.client.create_run(self.experiment_id, start, tags, name[:250]).info.run_id
+        self.run_ids.append(run_id)
+        status = "FAILED"
+        try:
+            self._log(run_id, point, result, problem, start)
+            status = "FAILED" if failed else "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.client.set_terminated(run_id, status)
+        self.failures += failed
+        return run_id
+
+    def _log(self, run_id: str, point: Point, result: Row | Exception, problem: Problem | None, start: int) -> None:
+        from mlflow.entities import Metric, Param
+
+        params = [Param(key, _text(value)) for key, value in point.params().items()]
+        entries: list[Metric] = []
+        with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
+            OmegaConf.save(OmegaConf.create(point.resolved), Path(folder, "config.yaml"))
+            if isinstance(result, Exception):
+                Path(folder, "traceback.txt").write_text("".join(traceback.format_exception(result)))
+            else:
+                assert problem is not None
+                times = (start + 1000 * result.trajectory["seconds"]).astype(int)
+                steps = result.trajectory["step"].astype(int)
+                for name, values in result.trajectory.items():
+                    if name not in ("step", "seconds") and not np.isnan(values).all():
+                        entries += map(Metric, [name] * len(steps), values.tolist(), times.tolist(), steps.tolist())
+                for name, value in result.summary(point.tolerance).items():
+                    entries.append(Metric(name, value, int(times[-1]), int(steps[-1])))
+                _files(Path(folder), result, problem, self.figures)
+            for i in range(0, len(params), 100):
+                self.client.log_batch(run_id, params=params[i : i + 100])
+            for i in range(0, len(entries), 1000):
+                self.client.log_batch(run_id, metrics=entries[i : i + 1000])
+            self.client.log_artifacts(run_id, folder)
+            if self.figures and not isinstance(result, Exception):
+                self._images(run_id, result, problem, start)
+
+    def _images(self, run_id: str, row: Row, problem: Problem | None, start: int) -> None:
+        assert problem is not None
+        for step, factors in row.snapshots:
+            for name, picture in plots.pictures(problem, product(factors)).items():
+                self.client.log_image(run_id, picture, key=name, step=step, timestamp=start, synchronous=True)
+
+    def finish(self, status: str | None = None) -> None:
+        """Ends the parent run, with the table and the overview figure of its children.
+
+        Args:
+            status: FINISHED, FAILED or KILLED; None: as the children ended.
+        """
+        if self.parent is None:
+            return
+        try:
+            runs = self.runs()
+            with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
+                if len(runs):
+                    runs.to_csv(Path(folder, "summary.csv"), index=False)
+                    Path(folder, "figures").mkdir()
+                    plots.overview(runs).savefig(Path(folder, "figures", "overview.png"))
+                    for outcome, count in runs["tags.outcome"].value_counts().items():
+                        self.client.log_metric(self.parent, f"runs.{outcome}", count)
+                self.client.log_artifacts(self.parent, folder)
+        finally:
+            self.client.set_terminated(self.parent, status or ("FAILED" if self.failures else "FINISHED"))
+
+    @property
+    def ui(self) -> str:
+        """The shell line, or the address, that shows the runs."""
+        server = self.uri.startswith("http")
+        return _public(self.uri) if server else f"mlflow ui --backend-store-uri {_public(self.uri)}"
+
+    def runs(self) -> pandas.DataFrame:
+        """The runs written so far, as `load_runs` gives them."""
+        if self.parent:
+            return load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
+        return load_runs(run_ids=self.run_ids, experiment=self.experiment, uri=self.uri)
+
+
+def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
+    """The MLflow client of a tracking URI, given, in MLFLOW_TRACKING_URI, or the default, known to answer.
+
+    Args:
+        uri: of a database or a tracking server.
+        writing: set a SQLite file up where there is none.
+
+    Raises:
+        Refused: an unsupported URI, or one that cannot be reached, read or (to write) written to.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    name = f"tracking.uri={_public(uri)}"
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in SCHEMES:
+        raise Refused(f"{name}: not supported; allowed are {', '.join(SCHEMES)} URIs")
+    if scheme.startswith("http"):
+        _probe_server(uri, name)
+    else:
+        uri = _probe_database(uri, name, writing)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with _quiet():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        made = MlflowClient(uri)
+        try:
+            made.search_experiments(max_results=1)  # a new database is set up here
+        except MlflowException as error:
+            raise Refused(f"{name}: {str(error).splitlines()[0]}") from None
+    return made
+
+
+def _probe_server(uri: str, name: str) -> None:
+    """MLflow itself would try again for minutes."""
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+    except requests.RequestException as error:
+        raise Refused(f"{name}: no tracking server answers ({type(error).__name__})") from None
+
+
+def _probe_database(uri: str, name: str, writing: bool) -> str:
+    """The URI with a SQLite file's whole path: MLflow keeps a URI's connection when the working directory changes."""
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(uri)
+        if url.get_backend_name() == "sqlite" and url.database:
+            file = Path(url.database).resolve()
+            url = url.set(database=str(file))
+            if writing and not os.access(file if file.exists() else file.parent, os.W_OK):
+                raise Refused(f"{name}: {file} cannot be written to; allowed is a file in a writable folder")
+            if not writing and not file.exists():
+                raise Refused(f"{name}: no such file; allowed is a database that holds tracked runs")
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as connection:
+            if url.get_backend_name() == "sqlite":
+                connection.exec_driver_sql("PRAGMA schema_version")
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise Refused(f"{name}: {str(error).splitlines()[0]}") from None
+    return url.render_as_string(hide_password=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the notes of a database's set-up off the terminal."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+def _public(uri: str) -> str:
+    parts = urlsplit(uri)
+    return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@")
+
+
+def _text(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 6000 else text[:5997] + "..."
+
+
+@cache
+def _tags() -> dict[str, str]:
+    """What every run of this process has in common."""
+    commit = _git("rev-parse", "HEAD")
+    if commit and _git("status", "--porcelain", "--untracked-files=no"):
+        commit += "-dirty"
+    tags = {"git_commit": commit or "unknown", "mlflow.source.name": "mfgd", "mlflow.source.type": "LOCAL"}
+    with suppress(KeyError, OSError):  # a container's user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _git(*arguments: str) -> str:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
+    """Writes a run's artifacts: matrices.safetensors, trajectory.parquet and figures/."""
+    import pandas
+
+    pandas.DataFrame(row.trajectory).astype({"step": "int64"}).to_parquet(folder / "trajectory.parquet", index=False)
+    save_file(_matrices(row.factors, problem), folder / "matrices.safetensors")
+    if figures:
+        (folder / "figures").mkdir()
+        for name, figure in plots.figures(row, problem).items():
+            figure.savefig(folder / "figures" / f"{name}.png")
+
+
+def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
+    matrices = {name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)}
+    if problem.generated or problem.D.numel() <= SMALL:
+        D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
+        matrices["D"] = D.to(factors[0].dtype)
+    return matrices
+
+
+def load_run(run_id: str, uri: str | None = None) -> Run:
+    """Config, trajectory and matrices of a tracked run.
+
+    Args:
+        run_id: as the table and the UI show it.
+        uri: where it was tracked; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory.
+
+    Raises:
+        Refused: no such run, or no such place.
+    """
+    import pandas
+    from mlflow.exceptions import MlflowException
+
+    reader = client(uri)
+    with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
+        try:
+            reader.get_run(run_id)
+            paths = {
+                name: Path(reader.download_artifacts(run_id, name, folder))
+                for name in ("config.yaml", "trajectory.parquet", "matrices.safetensors")
+            }
+        except (MlflowException, OSError) as error:
+            raise Refused(f"run {run_id}: {str(error).splitlines()[0]}") from None
+        config = OmegaConf.load(paths["config.yaml"])
+        assert isinstance(config, DictConfig)
+        matrices = {name: W.clone() for name, W in load_file(paths["matrices.safetensors"]).items()}
+        return Run(config, pandas.read_parquet(paths["trajectory.parquet"]), matrices)
+
+
+def load_runs(
+    *,
+    experiment: str = "mfgd",
+    parent: str | None = None,
+    run_ids: Sequence[str] | None = None,
+    uri: str | None = None,
+) -> pandas.DataFrame:
+    """Tracked runs, one a line, newest first: run_id, status, parent, params.*, metrics.* (last value) and tags.*.
+
+    Args:
+        experiment: name of the MLflow experiment.
+        parent: only the children of this run.
+        run_ids: only these.
+        uri: where they were tracked; as for `load_run`.
+
+    Raises:
+        Refused: no such experiment, or no such place.
+    """
+    import pandas
+
+    reader = client(uri)
+    known = reader.get_experiment_by_name(experiment)
+    if known is None:
+        names = sorted(e.name for e in reader.search_experiments())
+        raise Refused(f"experiment {experiment}: none of that name is tracked here; allowed are {', '.join(names)}")
+    wanted = f"tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
+    found: list[Any] = []
+    token: str | None = None
+    while token is not None or not found:
+        page = reader.search_runs([known.experiment_id], wanted, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if token is None:
+            break
+    lines = []
+    for run in found:
+        if run_ids is not None and run.info.run_id not in run_ids:
+            continue
+        line = {"run_id": run.info.run_id, "status": run.info.status, "parent": run.data.tags.get("mlflow.parentRunId")}
+        line |= {f"params.{key}": value for key, value in run.data.params.items()}
+        line |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}
+        lines.append(line | {f"tags.{k}": v for k, v in run.data.tags.items() if not k.startswith("mlflow.")})
+    return pandas.DataFrame(lines)

@@ -1,0 +1,73 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+
+import mfgd
+from mfgd import compare
+
+pytestmark = pytest.mark.xdist_group("store")
+
+
+def command(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-c", "from mfgd.compare import main; main()", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_table_csv_and_figure(demo, tmp_path):
+    csv, figure = tmp_path / "runs.csv", tmp_path / "overview.png"
+    done = command("--experiment=demo", "--top=5", f"--csv={csv}", f"--figure={figure}", cwd=demo)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    runs = pandas.read_csv(csv)
+    assert len(runs) == 24
+    assert runs["metrics.final_relative_error"].dropna().is_monotonic_increasing
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_or_single_runs(demo, store):
+    runs = mfgd.load_runs(experiment="demo").dropna(subset="parent")
+    done = command("--experiment=demo", "--top=99", runs["parent"].iloc[0], cwd=demo)
+    assert len(done.stdout.splitlines()) == 25
+    two = runs["run_id"].tolist()[:2]
+    done = command("--experiment=demo", *two, cwd=demo)
+    assert set(re.findall(r"[0-9a-f]{32}", done.stdout)) == set(two)
+
+
+def test_sorted_by_another_column(demo):
+    done = command("--experiment=demo", "--sort=params.lr", "--top=99", cwd=demo)
+    rates = [float(line.split()[1]) for line in done.stdout.splitlines()[1:]]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment=nope"], "mfgd: experiment nope: none of that name is tracked here; allowed are Default,"),
+        (["--experiment=demo", "deadbeef"], "mfgd: deadbeef: no such run in experiment demo"),
+        (["--experiment=demo", "--sort=loss"], "mfgd: --sort=loss: no such column; allowed are metrics."),
+        (["--uri=ftp://example.org"], "mfgd: tracking.uri=ftp://example.org: not supported"),
+    ],
+)
+def test_refused(demo, arguments, message):
+    done = command(*arguments, cwd=demo)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_best_puts_what_has_no_number_last():
+    runs = pandas.DataFrame({"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")})
+    assert "".join(compare.best(runs)["run_id"]) == "dbac"
+
+
+def test_swept_names_what_varies_and_not_what_follows():
+    runs = pandas.DataFrame(
+        {"params.rank": ["1", "2", "1"], "params.loss": ["huber", "squared", "huber"], "params.seed": ["0", "0", "0"]}
+        | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
+    )
+    assert compare.swept(runs) == ["rank", "loss"]
