@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+# MLflow reports usage from the programs that it runs in, unless told not to.
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: sweep ui test lint clean
+
+sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
+	$(RUN)/mfgd --multirun experiment=demo
+
+ui: $(VENV)/installed ## look at it on http://127.0.0.1:5000
+	$(RUN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+test: $(VENV)/installed ## the test suite, with coverage
+	$(RUN)/pytest -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/installed
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
