@@ -40,37 +40,51 @@ class Objective:
     def __init__(self, problem: Problem, loss: Loss) -> None:
         self.problem, self.loss = problem, loss
         self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
-        self.penalized = bool(torch.as_tensor(loss.penalty).any())
+        # A quadratic loss has ρ′(R) = curvature · R: its factor joins the weight, and no pass over R is spent on it.
+        self.slope = loss.slope if loss.curvature is None else lambda residual: residual
+        self.gain = self.weight if loss.curvature is None else self.weight * loss.curvature
+        self.scaled = bool((torch.as_tensor(self.gain) != 1).any())
+        nothing = problem.D.new_zeros((*problem.D.shape[:-2], 1, 1))
+        if (loss.value(nothing) != 0).any() or (loss.slope(nothing) != 0).any():
+            raise ValueError(
+                "a loss and its derivative must be 0 at 0: missing entries count as entries that are right"
+            )
+        self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
 
     def residual(self, factors: Factors) -> Tensor:
-        """R = W₁ W₂ … W_L − D, (*, n, m), at missing entries too."""
-        return product(factors) - self.problem.D
-
-    def _observed(self, entries: Tensor) -> Tensor:
-        return entries if self.problem.mask is None else entries * self.problem.mask
+        """M ∘ (W₁ W₂ … W_L − D), (*, n, m)."""
+        *left, right = factors
+        D, mask = self.problem.D, self.problem.mask
+        if right.ndim <= 3:
+            fused = torch.addmm if right.ndim == 2 else torch.baddbmm
+            R = fused(D, product(tuple(left)), right, beta=-1)
+        else:
+            R = product(factors) - D
+        return R if mask is None else R.mul_(mask)
 
     def value(self, factors: Factors) -> Tensor:
         """f, (*,)."""
-        terms = self.weight * self._observed(self.loss.value(self.residual(factors))).sum((-2, -1), keepdim=True)
+        terms = self.weight * self.loss.value(self.residual(factors)).sum((-2, -1), keepdim=True)
         if self.penalized:
             terms = terms + self.loss.penalty / 2 * sum(W.square().sum((-2, -1), keepdim=True) for W in factors)
         return terms[..., 0, 0]
 
     def gradient(self, factors: Factors) -> Factors:
         """∂f/∂W_l = w (W₁…W_{l−1})ᵀ (M ∘ ρ′(R)) (W_{l+1}…W_L)ᵀ + λ W_l, of the shapes of the factors."""
-        tails = [factors[-1]]
-        for W in factors[-2:0:-1]:
-            tails.append(W @ tails[-1])
-        above = self._observed(self.loss.slope(product((factors[0], tails[-1])) - self.problem.D))
+        first, *rest = factors
+        tails = [rest.pop()]
+        while rest:
+            tails.append(rest.pop() @ tails[-1])
+        above = self.slope(self.residual((first, tails[-1])))
         gradients = []
-        for W, tail in zip(factors, reversed(tails), strict=False):
-            gradients.append(above @ tail.mT)
+        for W in factors[:-1]:
+            gradients.append(above @ tails.pop().mT)
             above = W.mT @ above
         gradients.append(above)
-        if not isinstance(self.weight, float) or self.weight != 1.0:
-            gradients = [self.weight * G for G in gradients]
+        if self.scaled:
+            gradients = [G.mul_(self.gain) for G in gradients]
         if self.penalized:
-            gradients = [G + self.loss.penalty * W for G, W in zip(gradients, factors, strict=True)]
+            gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, factors, strict=True)]
         return tuple(gradients)
 
 
