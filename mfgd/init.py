@@ -10,12 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mfgd.problem import Problem, gaussian, opened, orthonormal
+from mfgd.problem import Problem, arrays, gaussian, opened, orthonormal, real
 from mfgd.types import Factors, Positive, Refused
 
 Init = Callable[[Problem, tuple[int, ...], torch.Generator], Factors]
@@ -112,11 +111,13 @@ def file(*, path: str, scale: Positive) -> Init:
         source, file = f"init.path={path}", Path(path).expanduser()
         if file.suffix not in _READERS:
             raise Refused(f"{source}: unknown format; allowed are {' '.join(_READERS)}")
-        arrays = opened(_READERS[file.suffix], file, source)
+        found = opened(_READERS[file.suffix], file, source)
+        if not isinstance(found, dict):
+            raise Refused(f"{source}: one array without a name; allowed are arrays by name")
         names = factor_names(len(widths) - 1)
-        if missing := [name for name in names if name not in arrays]:
+        if missing := [name for name in names if name not in found]:
             raise Refused(f"{source}: no array {missing[0]} in it; allowed are {', '.join(names)}")
-        factors = tuple(scale * torch.as_tensor(arrays[name]) for name in names)
+        factors = tuple(scale * real(found[name], f"{source}: {name}") for name in names)
         for name, factor, shape in zip(names, factors, pairwise(widths), strict=True):
             if tuple(factor.shape) != shape:
                 raise Refused(f"{source}: {name} is {tuple(factor.shape)}; allowed here is {shape}")
@@ -162,7 +163,7 @@ def _split(U: Tensor, sigma: Tensor, Vh: Tensor, depth: int, scale: float) -> Fa
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    ".npz": lambda file: dict(np.load(file, allow_pickle=False)),
+    ".npz": arrays,
     ".pt": lambda file: torch.load(file, weights_only=True, map_location="cpu"),
     ".safetensors": lambda file: load_file(file),
 }

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from mfgd.types import NonNegative, Positive
 
@@ -70,5 +69,16 @@ def huber(*, delta: Positive, scale: Positive, reduction: Reduction, penalty: No
 
 
 def logcosh(*, scale: Positive, reduction: Reduction, penalty: NonNegative) -> Loss:
-    """ρ(r) = log cosh r, evaluated as |r| + log(1 + e^{−2|r|}) − log 2, which does not overflow."""
-    return Loss(lambda r: r.abs() + softplus(-2 * r.abs()) - math.log(2), torch.tanh, None, scale, reduction, penalty)
+    """ρ(r) = log cosh r.
+
+    Evaluated as log(1 + 2 sinh²(r/2)) for |r| < 1, which keeps its digits near 0, and beyond as
+    |r| + log(1 + e^{−2|r|}) − log 2, which does not overflow.
+    """
+
+    def value(r: Tensor) -> Tensor:
+        grown = torch.expm1(r.abs().clamp(max=1))
+        near = torch.log1p(grown.square() / (2 + 2 * grown))
+        far = r.abs() + torch.log1p(torch.exp(-2 * r.abs())) - math.log(2)
+        return torch.where(r.abs() < 1, near, far)
+
+    return Loss(value, torch.tanh, None, scale, reduction, penalty)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -81,21 +79,32 @@ def orthonormal(n: int, k: int, generator: torch.Generator) -> Tensor:
     return Q * torch.sgn(R.diagonal())
 
 
+def real(data: Any, source: str) -> Tensor:
+    """An array of real numbers in double precision, whatever it was stored in: a spectrum needs all of it.
+
+    Raises:
+        Refused: text, dates, records, complex numbers, lists of unequal length, or no array at all.
+    """
+    try:
+        array = torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Refused(f"{source}: {str(error).splitlines()[0]}; allowed are real numbers") from None
+    if array.is_complex():
+        raise Refused(f"{source}: complex entries; allowed are real numbers")
+    return array.to(torch.float64)
+
+
 def of(data: Any, source: str = "D") -> Problem:
     """The problem of a given matrix whose missing entries are NaN.
 
     Args:
-        data: (n, m), anything that `torch.as_tensor` takes; integers and booleans become float64.
+        data: (n, m), anything that `torch.as_tensor` takes.
         source: how an error names the matrix.
 
     Raises:
         Refused: not a non-empty matrix of real numbers, infinite entries, or nothing observed.
     """
-    D = torch.as_tensor(data)
-    if D.is_complex():
-        raise Refused(f"{source}: complex entries; allowed are real numbers")
-    if not D.is_floating_point():
-        D = D.to(torch.float64)
+    D = real(data, source)
     if D.ndim != 2:
         raise Refused(f"{source}: an array of shape {tuple(D.shape)}; allowed is a matrix (n, m)")
     if D.numel() == 0:
@@ -228,14 +237,16 @@ def opened(read: Callable[[Path], Any], file: Path, source: str) -> Any:
             return read(file)
     except Refused as error:
         raise Refused(f"{source}: {error}") from None
-    except (ValueError, OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # each reader has its own ways to fail on a broken file
         reason = (str(error).strip().splitlines() or [repr(error)])[0].partition(". ")[0]
         raise Refused(f"{source}: not readable as {file.suffix} ({reason})") from None
 
 
-def _array(file: Path) -> Any:
-    array = np.load(file, allow_pickle=False)
-    return _only(dict(array)) if isinstance(array, np.lib.npyio.NpzFile) else array
+def arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; none that is a pickle."""
+    # NumPy leaves a file that it opened itself open when it is broken.
+    with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+        return dict(content)
 
 
 def _tensor(file: Path) -> Any:
@@ -271,7 +282,7 @@ def _table(file: Path) -> np.ndarray:
             rows[i] = [number(cell) for cell in row]  # type: ignore[misc]
         except ValueError as error:
             raise Refused(f"row {i + 1}: {error}; allowed are numbers, NaN and empty cells") from None
-    return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), *widths or (0,))
 
 
 def _matrix_market(file: Path) -> np.ndarray:
@@ -284,7 +295,10 @@ def _matrix_market(file: Path) -> np.ndarray:
 def _parquet(file: Path) -> np.ndarray:
     import pandas
 
-    return pandas.read_parquet(file).to_numpy(dtype=np.float64, na_value=np.nan)
+    table = pandas.read_parquet(file)
+    if text := [name for name, kind in table.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)]:
+        raise Refused(f"column {text[0]} is not numeric; allowed are numbers and NaN")
+    return table.to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
 
 def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -311,8 +325,8 @@ def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t", ".dat": "::"}
 _READERS: dict[str, Callable[[Path], Any]] = {
-    ".npy": _array,
-    ".npz": _array,
+    ".npy": lambda file: np.load(file, allow_pickle=False),
+    ".npz": lambda file: _only(arrays(file)),
     ".csv": _table,
     ".tsv": _table,
     ".mtx": _matrix_market,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,13 +30,18 @@ class Row:
     """Step and factors at some of the records, the last among them."""
 
     def summary(self, tolerance: float) -> dict[str, float]:
-        """The metrics of one value. `steps_to_tolerance` is the first record at or below it, absent if none was."""
+        """The metrics of one value. `steps_to_tolerance` is the first record at or below it, absent if none was.
+
+        The final loss and error of a diverged run are NaN: how far it got before it was noticed says nothing, and 1e49
+        would flatten every chart that it shares with other runs. The trajectory has the numbers.
+        """
+        ended = self.outcome != "diverged"
         steps, loss = self.trajectory["step"], self.trajectory["loss"]
         finite = loss[np.isfinite(loss)]
         values = {
-            "final_loss": float(loss[-1]),
-            "final_relative_error": float(self.trajectory["relative_error"][-1]),
-            "best_loss": float(finite.min()) if len(finite) else float("nan"),
+            "final_loss": float(loss[-1]) if ended else math.nan,
+            "final_relative_error": float(self.trajectory["relative_error"][-1]) if ended else math.nan,
+            "best_loss": float(finite.min()) if len(finite) else math.nan,
             "steps_run": float(steps[-1]),
             "solve_seconds": float(self.trajectory["seconds"][-1]),
         }
@@ -72,7 +78,7 @@ def geometric(
 
     def schedule(budget: int) -> Schedule:
         if steps is None:
-            inner = {round(float(step)) for step in np.geomspace(1, budget, max(points - 1, 1))}
+            inner = {round(float(step)) for step in np.geomspace(budget, 1, max(points - 1, 1))}
         else:
             inner = set(steps)
             if wrong := [step for step in steps if step > budget]:

@@ -1,0 +1,134 @@
+"""The one table of what is under test: every option of conf/, with example hyperparameters and an independent answer.
+
+An option without an entry here fails `test_every_option_is_a_case` of its module.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import mfgd
+from mfgd.loss import Loss
+from mfgd.problem import Problem, stream
+
+BATCHES = pytest.mark.parametrize("batch", [(), (3,)], ids=["single", "batch"])
+DEPTHS = pytest.mark.parametrize("depth", [2, 3, 4])
+
+N, M, RANK = 7, 5, 3
+
+
+class Case(NamedTuple):
+    """Example hyperparameters of an option, and what its answer is compared with."""
+
+    keys: dict[str, Any]
+    reference: Any
+
+
+def _logcosh(r):
+    """log1p(2 sinh²(r/2)), which keeps its digits near 0; log cosh r itself loses them there and overflows far out."""
+    near = np.log1p(2 * np.sinh(np.clip(r, -30, 30) / 2) ** 2)
+    return np.where(abs(r) < 30, near, np.logaddexp(r, -r) - np.log(2))
+
+
+LOSSES = {  # reference: ρ in NumPy
+    "squared": Case({}, lambda r: r**2),
+    "absolute": Case({}, np.abs),
+    "huber": Case({"delta": 0.7}, lambda r: np.where(abs(r) <= 0.7, r**2 / 2, 0.7 * (abs(r) - 0.35))),
+    "logcosh": Case({}, _logcosh),
+}
+
+OPTIMIZERS = {  # reference: parameters, lr → torch.optim
+    "gd": Case({}, lambda parameters, lr: torch.optim.SGD(parameters, lr)),
+    "momentum": Case({"beta": 0.8}, lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.8)),
+}
+
+INITS = {  # reference: whether a rank above min(n, m) is possible
+    "uniform": Case({"scale": 0.3}, True),
+    "normal": Case({"scale": 0.3}, True),
+    "orthogonal": Case({"scale": 0.3}, False),
+    "balanced": Case({"scale": 0.3}, False),
+    "spectral": Case({"scale": 0.3}, False),
+    "identity": Case({"scale": 0.3}, True),
+    "file": Case({"path": "factors.npz", "scale": 0.3}, True),
+    "notebook": Case({}, False),
+}
+
+SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0, "noise": 0.0, "observed": 1.0}
+
+PROBLEMS = {
+    "exact": {},
+    "full": {"noise": 0.1},
+    "masked": {"observed": 0.6},
+    "noisy": {"noise": 0.1, "observed": 0.6},
+}
+
+
+def _file(folder: Path) -> Problem:
+    np.save(folder / "D.npy", [[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
+    return mfgd.problem.file(path=str(folder / "D.npy"))
+
+
+def _ratings(folder: Path) -> Problem:
+    (folder / "u.data").write_text("1\t1\t5\t0\n2\t2\t3\t0\n")
+    return mfgd.problem.ratings(path=str(folder / "u.data"))
+
+
+PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
+    "notebook": lambda folder: mfgd.problem.notebook(),
+    "synthetic": lambda folder: mfgd.problem.synthetic(**SYNTHETIC | {"observed": 0.6}, seed=0),
+    "digits": lambda folder: mfgd.problem.digits(),
+    "file": _file,
+    "ratings": _ratings,
+}
+
+
+def options(group: str) -> set[str]:
+    """What the shell offers for a group."""
+    return {path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")}
+
+
+def loss(name: str, **keys: Any) -> Loss:
+    """A loss with its example hyperparameters; by default the plain sum."""
+    return getattr(mfgd.loss, name)(**{"scale": 1.0, "reduction": "sum", "penalty": 0.0} | LOSSES[name].keys | keys)
+
+
+def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
+    """A small problem per run, each of its own seed."""
+    draws = [mfgd.problem.synthetic(**SYNTHETIC | PROBLEMS[name], seed=seed) for seed in range(prod(batch))]
+
+    def stack(arrays: list[Tensor | None]) -> Tensor | None:
+        return None if arrays[0] is None else torch.stack(arrays).reshape(*batch, N, M)
+
+    D, mask, truth = (stack([getattr(draw, field) for draw in draws]) for field in ("D", "mask", "truth"))
+    return Problem(D, mask, truth, draws[0].rank, generated=True)
+
+
+def factors(
+    batch: tuple[int, ...] = (), depth: int = 2, rank: int = RANK, seed: int = 0, n: int = N, m: int = M
+) -> tuple[Tensor, ...]:
+    """Gaussian factors, one draw a run."""
+    generator = stream("cases", seed)
+    widths = (n, *[rank] * (depth - 1), m)
+    return tuple(torch.randn(*batch, *shape, generator=generator, dtype=torch.float64) for shape in pairwise(widths))
+
+
+def column(*values: float) -> Tensor:
+    """A number that differs from run to run."""
+    return torch.tensor(values, dtype=torch.float64)[:, None, None]
+
+
+def run(tensors: tuple[Tensor, ...], b: int) -> tuple[Tensor, ...]:
+    """One run of a batch, as a batch of one."""
+    return tuple(X[b : b + 1] for X in tensors)
+
+
+def one(whole: Problem, b: int) -> Problem:
+    """The problem of one run of a batch, as a batch of one."""
+    return Problem(*(None if X is None else X[b : b + 1] for X in (whole.D, whole.mask, whole.truth)))

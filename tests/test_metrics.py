@@ -1,0 +1,197 @@
+"""What is measured of a state."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from cases import BATCHES, DEPTHS, LOSSES, PROBLEMS, M, N, factors, loss, problem
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mfgd import Objective, Problem, State, metrics
+from mfgd.descent import product
+
+KINDS = pytest.mark.parametrize("kind", PROBLEMS)
+
+
+def norm(X) -> np.ndarray:
+    return np.sqrt((np.asarray(X) ** 2).sum((-2, -1)))
+
+
+def state(objective: Objective, Ws, step: int = 0) -> State:
+    value = objective.value(Ws)
+    return State(step, Ws, value, torch.zeros(value.shape, dtype=torch.int64))
+
+
+@BATCHES
+@KINDS
+def test_relative_error(batch, kind):
+    given, estimate = problem(kind, batch), product(factors(batch))
+    expected = norm(estimate - given.truth) / norm(given.truth)
+    assert_allclose(metrics.relative_error(given, estimate), expected, rtol=1e-13)
+
+
+@BATCHES
+@KINDS
+def test_relative_error_without_a_truth_is_over_observed_entries(batch, kind):
+    given, estimate = problem(kind, batch), product(factors(batch))
+    blind = Problem(given.D, given.mask)
+    mask = np.ones_like(given.D) if given.mask is None else given.mask.numpy()
+    expected = norm(mask * (estimate - given.D).numpy()) / norm(mask * given.D.numpy())
+    assert_allclose(metrics.relative_error(blind, estimate), expected, rtol=1e-13)
+    assert metrics.heldout_error(blind, estimate) is None
+
+
+@BATCHES
+def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
+    given, estimate = problem("noisy", batch), product(factors(batch))
+    hidden, truth = given.mask.numpy() == 0, given.truth.numpy()
+    expected = norm(np.where(hidden, estimate.numpy() - truth, 0)) / norm(np.where(hidden, truth, 0))
+    assert_allclose(metrics.heldout_error(given, estimate), expected, rtol=1e-13)
+    right = torch.where(given.mask == 0, given.truth, 1e3)
+    assert (metrics.heldout_error(given, right) == 0).all()
+    assert metrics.heldout_error(problem("full", batch), estimate) is None
+
+
+@BATCHES
+@DEPTHS
+def test_balance(batch, depth):
+    made = factors(batch, depth)
+    gaps = [norm(W.mT @ W - V @ V.mT) for W, V in pairwise(made)]
+    assert_allclose(metrics.balance(made), np.linalg.norm(gaps, axis=0), rtol=1e-13)
+
+
+@BATCHES
+@DEPTHS
+@pytest.mark.parametrize("rank", [1, 3, M, N + 2])
+def test_singular_values(batch, depth, rank):
+    made = factors(batch, depth, rank)
+    expected = np.linalg.svd(product(made).numpy(), compute_uv=False)[..., : min(rank, N, M)]
+    found = metrics.singular_values(made)
+    assert found.shape == expected.shape
+    assert_allclose(found, expected, rtol=1e-10)
+
+
+@DEPTHS
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_run_that_is_not_finite_has_nan_and_its_neighbours_their_values(depth, bad):
+    whole = factors((3,), depth)
+    broken = tuple(W.clone() for W in whole)
+    broken[depth // 2][1, 0, 0] = bad
+    objective = Objective(problem("noisy", (3,)), loss("squared"))
+    optimum = torch.full((3,), torch.nan, dtype=torch.float64)
+    good, found = (metrics.measure(objective, state(objective, W), optimum, full=True) for W in (whole, broken))
+    assert set(good) == set(found)
+    for name in good:
+        assert_array_equal(found[name][[0, 2]], good[name][[0, 2]], err_msg=name)
+        assert not found[name][1].isfinite(), name
+    assert_array_equal(metrics.singular_values(broken)[1], np.full(3, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "expected"),
+    [
+        ([2.0] * 5, 5.0),
+        ([3.0, 0, 0], 1.0),
+        ([0.0, 0, 0], 0.0),
+        # entropy of (1/2, 1/4, 1/4) is 3/2 log 2
+        ([4.0, 2, 2], 2**1.5),
+        ([torch.nan, 1], torch.nan),
+    ],
+)
+@BATCHES
+def test_effective_rank(sigma, expected, batch):
+    values = torch.tensor(sigma, dtype=torch.float64).expand(*batch, len(sigma))
+    assert_allclose(metrics.effective_rank(values), np.full(batch, expected), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "absolute"])
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("kind", ["full", "noisy"])
+@BATCHES
+def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, batch):
+    objective = Objective(problem(kind, batch), loss(name, scale=0.5, reduction="mean", penalty=0.2))
+    made = factors(batch, depth)
+    shapes = [W.shape[-2:] for W in made]
+    lead = made[0].shape[:-2]
+
+    def value(flat: torch.Tensor) -> torch.Tensor:
+        parts = flat.split([shape.numel() for shape in shapes], dim=-1)
+        # One run is moved at a time: the Hessian of the sum over runs has the runs as blocks.
+        return objective.value(tuple(p.reshape(*lead, *s) for p, s in zip(parts, shapes, strict=True))).sum()
+
+    flat = torch.cat([W.flatten(-2) for W in made], dim=-1)
+    H = torch.func.hessian(value)(flat)
+    blocks = H if not batch else torch.stack([H[b, :, b] for b in range(*batch)])
+    expected = np.linalg.eigvalsh(blocks.numpy())[..., -1]
+    assert_allclose(metrics.sharpness(objective, made), expected, rtol=1e-9)
+
+
+def test_sharpness_by_autograd_s_derivative():
+    given, made = problem("noisy"), factors()
+    closed = loss("logcosh")
+    values = [metrics.sharpness(Objective(given, used), made) for used in (closed, closed._replace(derivative=None))]
+    assert_allclose(values[1], values[0], rtol=1e-9)
+
+
+def test_sharpness_where_lanczos_ends_early():
+    """At C = F = 0 under a penalty alone the Hessian has few eigenvalues: λ ± 2w σ_i, λ."""
+    given = problem("full")
+    objective = Objective(given, loss("squared", scale=0.5, penalty=3.0))
+    start = tuple(torch.zeros_like(W) for W in factors())
+    sigma = np.linalg.svd(given.D.numpy(), compute_uv=False)
+    assert_allclose(metrics.sharpness(objective, start), 3 + sigma[0], rtol=1e-12)
+
+
+def test_sharpness_of_a_large_problem_in_few_iterations():
+    """Lanczos stops far below the number of parameters; balanced optimum: 2 σ₁."""
+    U, V = (torch.linalg.qr(torch.randn(n, 4, generator=torch.Generator().manual_seed(n)).double()).Q for n in (60, 50))
+    s = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
+    objective = Objective(Problem((U * s) @ V.mT), loss("squared", scale=0.5))
+    optimum = (U * s.sqrt(), (V * s.sqrt()).mT)
+    assert_allclose(metrics.sharpness(objective, optimum, iterations=30), 2.0, rtol=1e-9)
+
+
+@BATCHES
+@KINDS
+@DEPTHS
+def test_measure(batch, kind, depth):
+    objective, made = Objective(problem(kind, batch), loss("huber", penalty=0.1)), factors(batch, depth)
+    optimum = torch.full(batch, 0.5, dtype=torch.float64)
+    found = metrics.measure(objective, state(objective, made), optimum)
+    sigma = np.linalg.svd(product(made).numpy(), compute_uv=False)
+    value = objective.value(made).numpy()
+    gradients = torch.func.grad(lambda Ws: objective.value(Ws).sum())(made)
+    expected = {
+        "loss": value,
+        "excess_loss": value / 0.5 - 1,
+        "loss_gap": value - 0.5,
+        "gradient_norm": np.linalg.norm([norm(G) for G in gradients], axis=0),
+        "nuclear_norm": sigma.sum(-1),
+        **{f"sigma.{i + 1}": sigma[..., i] for i in range(3)},
+    }
+    elsewhere = {"relative_error", "balance", "effective_rank"}
+    assert set(found) == set(expected) | elsewhere | ({"heldout_error"} if kind in ("masked", "noisy") else set())
+    for name, values in expected.items():
+        assert_allclose(found[name], values, rtol=1e-10, err_msg=name)
+        assert found[name].shape == batch, name
+
+
+@BATCHES
+def test_at_most_eight_singular_values_are_measured(batch):
+    given = torch.ones(*batch, 20, 15, dtype=torch.float64)
+    objective, made = Objective(Problem(given), loss("squared")), factors(batch, rank=12, n=20, m=15)
+    found = metrics.measure(objective, state(objective, made), torch.zeros(batch), full=True)
+    assert {name for name in found if name.startswith("sigma.")} == {f"sigma.{i}" for i in range(1, 9)}
+    assert "sharpness" in found
+
+
+@pytest.mark.parametrize(("optimum", "excess"), [(0.5, 3.0), (0.0, torch.nan), (torch.nan, torch.nan)])
+@BATCHES
+def test_excess_and_distance(optimum, excess, batch):
+    objective, made = Objective(problem("full", batch), loss("squared")), factors(batch)
+    at = state(objective, made)._replace(loss=torch.full(batch, 2.0, dtype=torch.float64))
+    least = torch.full(batch, optimum, dtype=torch.float64)
+    assert_array_equal(metrics.excess_loss(at.loss, least), np.full(batch, excess))
+    relative = metrics.relative_error(objective.problem, product(made))
+    assert_array_equal(metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative)

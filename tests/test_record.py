@@ -1,0 +1,160 @@
+"""At which steps a run is measured, and what it leaves behind."""
+
+import numpy as np
+import pytest
+import torch
+from cases import column, factors, loss, options, problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import mfgd
+from mfgd import Objective
+from mfgd.descent import State, descent
+from mfgd.record import Row, follow, geometric
+from mfgd.types import Refused
+
+
+def test_every_option_is_here():
+    assert options("record") == {"geometric"}
+
+
+# Schedule
+
+
+@given(budget=st.integers(1, 10**7), points=st.integers(1, 200), snapshots=st.integers(0, 300))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_schedule(budget, points, snapshots):
+    records, kept = geometric(points=points, steps=None, snapshots=snapshots)(budget)
+    assert (records[0], records[-1]) == (0, budget)
+    assert all(type(step) is int for step in records)
+    assert (np.diff(records) > 0).all()
+    # The first and the last step are always there.
+    assert len(records) <= max(points, 2)
+    assert kept <= set(records)
+    assert len(kept) == min(snapshots, len(records))
+    assert not kept or 0 in kept
+
+
+@pytest.mark.parametrize(("budget", "points"), [(10_000, 40), (10**6, 100), (500, 20)])
+def test_records_are_even_on_a_logarithmic_axis(budget, points):
+    steps = np.array(geometric(points=points, steps=None, snapshots=0)(budget).records[1:])
+    late = steps[steps > 100]
+    ratio = budget ** (1 / (points - 2))
+    assert_allclose(late[1:] / late[:-1], ratio, rtol=0.02)
+    assert steps[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [([5], [0, 5, 10]), ([], [0, 10]), ([10, 0, 3, 3], [0, 3, 10]), ([9, 1], [0, 1, 9, 10])]
+)
+def test_explicit_steps_win_over_points(steps, expected):
+    assert geometric(points=7, steps=steps, snapshots=0)(10).records == expected
+
+
+def test_a_step_beyond_the_budget_is_refused():
+    with pytest.raises(Refused, match=r"^record\.steps=11: allowed are 0 to steps=10$"):
+        geometric(points=7, steps=[3, 11], snapshots=0)(10)
+
+
+def test_snapshots_are_spread_over_the_records():
+    records, kept = geometric(points=40, steps=None, snapshots=5)(10_000)
+    places = [records.index(step) for step in sorted(kept)]
+    assert_allclose(places, np.linspace(0, len(records) - 1, 5), atol=0.5)
+
+
+# Follow
+
+
+RATES = (0.01, 5.0, 0.02)
+RECORDS = [0, 1, 2, 5, 10, 20, 40]
+
+
+def stream(rates=RATES, **keys):
+    objective = Objective(problem("full", (3,)), loss("squared", scale=0.5))
+    return descent(objective, mfgd.optimizer.gd(), factors((3,)), lr=column(*rates), records=RECORDS, **keys)
+
+
+def measure(state: State) -> dict[str, torch.Tensor]:
+    return {"loss": state.loss, "relative_error": state.loss / 2}
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return follow(stream(divergence=1e6), measure, frozenset([0, 1, 40]))
+
+
+def test_each_run_ends_at_its_own_last_record(rows):
+    states = {state.step: state for state in stream(divergence=1e6)}
+    assert [row.outcome for row in rows] == ["budget", "diverged", "budget"]
+    for b, row in enumerate(rows):
+        steps = row.trajectory["step"]
+        assert_array_equal(steps, RECORDS[: len(steps)])
+        assert_array_equal(row.trajectory["loss"], [float(states[step].loss[b]) for step in steps])
+        for W, V in zip(row.factors, states[int(steps[-1])].factors, strict=True):
+            assert_array_equal(W, V[b])
+    end = int(rows[1].trajectory["step"][-1])
+    assert end < 40
+    limit = 1e6 * rows[1].trajectory["loss"][0]
+    beyond = ~(rows[1].trajectory["loss"] <= limit)
+    assert beyond.tolist() == [False] * (len(beyond) - 1) + [True]
+    assert len(rows[0].trajectory["step"]) == len(RECORDS)
+
+
+def test_a_converged_run_ends_there():
+    rows = follow(stream((0.01, 0.02, 0.03), reached=lambda s: torch.tensor([False, s.step >= 5, False])), measure)
+    assert [row.outcome for row in rows] == ["budget", "converged", "budget"]
+    assert [int(row.trajectory["step"][-1]) for row in rows] == [40, 5, 40]
+    assert rows[1].snapshots == []
+
+
+def test_snapshots_end_with_the_run_s_own_end(rows):
+    states = {state.step: state for state in stream(divergence=1e6)}
+    end = int(rows[1].trajectory["step"][-1])
+    assert 1 < end < 40
+    assert [[step for step, _ in row.snapshots] for row in rows] == [[0, 1, 40], [0, 1, end], [0, 1, 40]]
+    for b, row in enumerate(rows):
+        for step, kept in row.snapshots:
+            for W, V in zip(kept, states[step].factors, strict=True):
+                assert_array_equal(W, V[b])
+
+
+def test_seconds_are_the_solver_s_and_a_share_of_the_batch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mfgd.record.time.perf_counter", lambda: now[0])
+
+    def solving():
+        for state in stream((0.01, 0.02, 0.03)):
+            now[0] += 3.0
+            yield state
+
+    def measuring(state):
+        now[0] += 1000.0
+        return measure(state)
+
+    for row in follow(solving(), measuring):
+        assert_allclose(row.trajectory["seconds"], np.arange(1, len(RECORDS) + 1))
+
+
+def made(outcome: str, losses: list[float]) -> Row:
+    count = len(losses)
+    columns = {"step": 10 * np.arange(count), "seconds": np.linspace(0, 0.5, count), "loss": losses}
+    trajectory = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    return Row(outcome, trajectory | {"relative_error": trajectory["loss"] / 4}, (), [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "losses", "tolerance", "expected"),
+    [
+        ("budget", [4.0, 1.0, 2.0], 0.0, {"final_loss": 2.0, "final_relative_error": 0.5, "best_loss": 1.0}),
+        ("converged", [4.0, 2.0, 1.0], 0.5, {"final_loss": 1.0, "best_loss": 1.0, "steps_to_tolerance": 20.0}),
+        ("budget", [4.0, 2.0, 1.0], 0.1, {"final_loss": 1.0, "steps_run": 20.0, "solve_seconds": 0.5}),
+        ("diverged", [4.0, 9.0, 1e49], 0.5, {"final_loss": np.nan, "best_loss": 4.0, "steps_run": 20.0}),
+        ("diverged", [np.nan], 0.5, {"final_loss": np.nan, "best_loss": np.nan, "steps_run": 0.0}),
+    ],
+)
+def test_summary(outcome, losses, tolerance, expected):
+    summary = made(outcome, losses).summary(tolerance)
+    assert_array_equal([summary[name] for name in expected], [*expected.values()])
+    always = {"final_loss", "final_relative_error", "best_loss", "steps_run", "solve_seconds"}
+    assert set(summary) == always | ({"steps_to_tolerance"} if outcome == "converged" else set())
