@@ -6,7 +6,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import hydra
 import torch
@@ -21,6 +23,7 @@ from mfgd.types import Refused
 
 Job = tuple[DictConfig, DictConfig]
 """A job's config and its hydra node."""
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Session:
@@ -41,10 +44,10 @@ class Session:
         with tqdm(total=len(points), unit="run", disable=len(points) == 1) as progress:
             for batch in batches:
                 for i, result in zip(batch, sweep.outcomes([points[i] for i in batch]), strict=True):
-                    if isinstance(result, Exception):
-                        store.write(points[i], result, None)
-                    else:
-                        store.write(points[i], result, sweep.problem_of(points[i].problem))
+                    problem = None if isinstance(result, Exception) else sweep.problem_of(points[i].problem)
+                    with whole():
+                        store.write(points[i], result, problem)
+                    if not isinstance(result, Exception):
                         losses[i] = float(result.trajectory["loss"][-1])
                     progress.update()
         return losses[0] if isinstance(given, DictConfig) else losses
@@ -57,9 +60,10 @@ class Session:
         if self.store is None:
             store: Store = self.tracking()
             store.open()
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                store.begin(sys.argv[1:])
-            self.store = store
+            with whole():
+                self.store = store
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    store.begin(sys.argv[1:])
         return self.store
 
     def close(self, status: str | None) -> None:
@@ -75,11 +79,32 @@ class Session:
         print(f"compare in the browser:  {self.store.ui}")
 
 
+@contextmanager
+def whole() -> Iterator[None]:
+    """Holds an interruption back until what is being written is written whole; a second one is not held."""
+    waiting: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            signal.default_int_handler(number, frame)
+        waiting.append(number)
+
+    before = [signal.signal(number, hold) for number in INTERRUPTIONS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(INTERRUPTIONS, before, strict=True):
+            signal.signal(number, handler)
+    if waiting:
+        raise KeyboardInterrupt
+
+
 def main() -> None:
     """The console script."""
     sys.path.insert(0, os.getcwd())  # where a user's own functions are
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.default_int_handler)
     torch.set_flush_denormal(True)
     session, status = Session(), None
     try:
@@ -91,7 +116,8 @@ def main() -> None:
             raise SystemExit(130) from None
         raise
     finally:
-        session.close(status)
+        with whole():
+            session.close(status)
     if session.store is not None and session.store.failures:
         raise SystemExit(1)
 

@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mfgd import plots
 from mfgd.config import Point
 from mfgd.descent import product
 from mfgd.init import factor_names
@@ -88,7 +87,10 @@ class Store:
             if known is None and local and not os.access(Path.cwd(), os.W_OK):
                 raise Refused(f"{Path.cwd()}: cannot be written to; allowed is a writable folder for mlartifacts/")
             place = (Path.cwd() / "mlartifacts" / self.experiment).as_uri() if local else None
-            self.experiment_id = known.experiment_id if known else self.client.create_experiment(self.experiment, place)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI on runs, not on chat traces
+            self.experiment_id = (
+                known.experiment_id if known else self.client.create_experiment(self.experiment, place, kind)
+            )
         except MlflowException as error:
             raise Refused(f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}") from None
 
@@ -117,9 +119,6 @@ class Store:
         try:
             self._log(run_id, point, result, problem, start)
             status = "FAILED" if failed else "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
         finally:
             self.client.set_terminated(run_id, status)
         self.failures += failed
@@ -138,9 +137,12 @@ class Store:
                 assert problem is not None
                 times = (start + 1000 * result.trajectory["seconds"]).astype(int)
                 steps = result.trajectory["step"].astype(int)
+                # The record at which a run was found diverged stays in the trajectory: a chart would show nothing else.
+                shown = slice(None, -1) if result.outcome == "diverged" else slice(None)
                 for name, values in result.trajectory.items():
                     if name not in ("step", "seconds") and not np.isnan(values).all():
-                        entries += map(Metric, [name] * len(steps), values.tolist(), times.tolist(), steps.tolist())
+                        columns = (column[shown].tolist() for column in (values, times, steps))
+                        entries += [Metric(name, *point) for point in zip(*columns, strict=True)]
                 for name, value in result.summary(point.tolerance).items():
                     entries.append(Metric(name, value, int(times[-1]), int(steps[-1])))
                 _files(Path(folder), result, problem, self.figures)
@@ -153,6 +155,8 @@ class Store:
                 self._images(run_id, result, problem, start)
 
     def _images(self, run_id: str, row: Row, problem: Problem | None, start: int) -> None:
+        from mfgd import plots
+
         assert problem is not None
         for step, factors in row.snapshots:
             for name, picture in plots.pictures(problem, product(factors)).items():
@@ -166,6 +170,8 @@ class Store:
         """
         if self.parent is None:
             return
+        from mfgd import plots
+
         try:
             runs = self.runs()
             with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
@@ -301,6 +307,8 @@ def _git(*arguments: str) -> str:
 def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
     """Writes a run's artifacts: matrices.safetensors, trajectory.parquet and figures/."""
     import pandas
+
+    from mfgd import plots
 
     pandas.DataFrame(row.trajectory).astype({"step": "int64"}).to_parquet(folder / "trajectory.parquet", index=False)
     save_file(_matrices(row.factors, problem), folder / "matrices.safetensors")

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from conftest import mfgd
+from conftest import UNMEASURED, mfgd
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -145,7 +145,7 @@ def spoil(folder):
 def test_refused_in_one_line(line, tmp_path):
     spoil(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    done = mfgd(*line.split(), cwd=tmp_path)
+    done = mfgd(*line.split(), cwd=tmp_path, env=UNMEASURED)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"mfgd: {REFUSED[line]}")
     assert done.stderr.count("\n") == 1

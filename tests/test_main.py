@@ -38,7 +38,6 @@ def test_notebook_experiment_reproduces_what_the_notebook_printed(tmp_path, monk
     np.testing.assert_allclose(matrices["C"] @ matrices["F"], FINAL, atol=3e-4)
 
 
-@pytest.mark.xdist_group("store")
 def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     title, *lines, last = (demo / "stdout.txt").read_text().splitlines()
     assert re.split(r"\s{2,}", title) == (
@@ -48,8 +47,8 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     errors = [float(re.split(r"\s{2,}", line)[4]) for line in lines]
     assert errors == sorted(errors)
     assert last.endswith("mlflow ui --backend-store-uri sqlite:///mlflow.db")
-    assert "24/24" in (demo / "stderr.txt").read_text()
-    assert statuses(demo) == ["FINISHED"] * 25
+    assert "16/16" in (demo / "stderr.txt").read_text()
+    assert set(statuses(demo)) == {"FINISHED"}
 
 
 def test_basic_launcher_gives_the_same_results(tmp_path, monkeypatch):
@@ -114,7 +113,7 @@ def test_a_run_that_raises_fails_alone(tmp_path, monkeypatch):
 
 
 def test_interruption_leaves_nothing_running(tmp_path):
-    line = ("--multirun", "seed=range(200)", "batch_bytes=1", "steps=20000", "tracking.figures=false")
+    line = ("--multirun", "seed=range(40)", "batch_bytes=1", "steps=20000", "tracking.figures=false")
     process = subprocess.Popen(
         [sys.executable, "-m", "mfgd", *line],
         cwd=tmp_path,
@@ -132,9 +131,9 @@ def test_interruption_leaves_nothing_running(tmp_path):
     assert process.returncode == 130
     assert b"Traceback" not in stderr
     found = statuses(tmp_path)
-    assert found.count("KILLED") in (1, 2)
-    assert "RUNNING" not in found
-    assert 2 <= len(found) < 200
+    assert found.count("KILLED") == 1  # the parent; what was solved is written whole
+    assert found.count("FINISHED") == len(found) - 1
+    assert 2 <= len(found) < 40
 
 
 def test_help_names_the_vocabulary(tmp_path):
