@@ -24,13 +24,6 @@ COLUMNS = {
 }
 
 
-def swept(runs: pandas.DataFrame) -> list[str]:
-    """The parameters that take several values; one that only some runs have, with one value, follows from another."""
-    return [
-        name.removeprefix("params.") for name in runs.columns if name.startswith("params.") and runs[name].nunique() > 1
-    ]
-
-
 def best(runs: pandas.DataFrame, by: str = "metrics.final_relative_error") -> pandas.DataFrame:
     """The runs by a column, least first; those that have no number there come last."""
     import numpy as np
@@ -53,10 +46,12 @@ def table(runs: pandas.DataFrame, top: int = 10) -> str:
     """
     import pandas
 
+    from mfgd.plots import swept
+
     shown = runs.head(top).copy()
     empty = pandas.Series(float("nan"), index=shown.index)
     excess, gap = (shown.get(f"metrics.{name}", empty) for name in ("excess_loss", "loss_gap"))
-    shown["to optimum"] = excess.fillna(gap)
+    shown["to optimum"] = excess.fillna(gap).where(shown.get("tags.outcome", empty) != "diverged")
     known = list(COLUMNS.values())
     extra = {name: f"params.{name}" for name in swept(runs) if f"params.{name}" not in known}
     columns = dict(list(COLUMNS.items())[:4]) | extra | dict(list(COLUMNS.items())[4:])

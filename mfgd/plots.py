@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from mfgd import compare, oracles
+from mfgd import oracles
 from mfgd.descent import product
 from mfgd.problem import Problem
 from mfgd.record import Row
@@ -108,7 +108,7 @@ def overview(runs: pandas.DataFrame) -> Figure:
     """
     import pandas
 
-    names = [name for name in compare.swept(runs) if name not in ("seed", "problem.seed")]
+    names = [name for name in swept(runs) if name not in ("seed", "problem.seed")]
     names.sort(key=lambda name: (("lr", "rank").index(name) if name in ("lr", "rank") else 2, name))
     frame = pandas.DataFrame({name: runs[f"params.{name}"].fillna("–") for name in names}, index=runs.index)
     while len(names) < 2:
@@ -146,6 +146,13 @@ def overview(runs: pandas.DataFrame) -> Figure:
     if norm is not None:
         figure.colorbar(image, ax=list(grid[: len(panels)]), label="final relative error (× diverged)")
     return figure
+
+
+def swept(runs: pandas.DataFrame) -> list[str]:
+    """The parameters that take several values; one that only some runs have, with one value, follows from another."""
+    return [
+        name.removeprefix("params.") for name in runs.columns if name.startswith("params.") and runs[name].nunique() > 1
+    ]
 
 
 def _by_size(text: str) -> tuple[int, float, str]:

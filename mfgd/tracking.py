@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import math
 import os
 import subprocess
 import tempfile
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""What MLflow would do for every run of a thousand: report its use, print two lines, draw bars."""
 SMALL = 65_536
 """A matrix D of up to so many entries is kept with each run, as one that was generated always is."""
 
@@ -120,7 +127,7 @@ class Store:
             self._log(run_id, point, result, problem, start)
             status = "FAILED" if failed else "FINISHED"
         finally:
-            self.client.set_terminated(run_id, status)
+            self.client.set_terminated(run_id, status, end_time=start + math.ceil(1000 * seconds))
         self.failures += failed
         return run_id
 
@@ -217,7 +224,8 @@ def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
         _probe_server(uri, name)
     else:
         uri = _probe_database(uri, name, writing)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     with _quiet():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException

@@ -61,11 +61,3 @@ def test_refused(demo, arguments, message):
 def test_best_puts_what_has_no_number_last():
     runs = pandas.DataFrame({"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")})
     assert "".join(compare.best(runs)["run_id"]) == "dbac"
-
-
-def test_swept_names_what_varies_and_not_what_follows():
-    runs = pandas.DataFrame(
-        {"params.rank": ["1", "2", "1"], "params.loss": ["huber", "squared", "huber"], "params.seed": ["0", "0", "0"]}
-        | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
-    )
-    assert compare.swept(runs) == ["rank", "loss"]

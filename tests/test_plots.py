@@ -90,3 +90,11 @@ def test_overview_of_few_axes(columns):
     assert len(plots.overview(runs).axes) == 1
     runs["tags.outcome"], runs["metrics.final_relative_error"] = "budget", [0.1, 0.2, 0.3]
     assert len(plots.overview(runs).axes) == 2
+
+
+def test_swept_names_what_varies_and_not_what_follows():
+    runs = pandas.DataFrame(
+        {"params.rank": ["1", "2", "1"], "params.loss": ["huber", "squared", "huber"], "params.seed": ["0", "0", "0"]}
+        | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
+    )
+    assert plots.swept(runs) == ["rank", "loss"]
