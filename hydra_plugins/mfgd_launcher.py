@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -12,12 +12,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mfgd.compose import Composer
+
 
 class BatchLauncher(Launcher):
     """Composes every job of a multirun, then calls the task function once, with the list of (config, hydra config)."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
+        # The sweeper composes every job too, to see that it is legal, and does so through this context.
+        hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A return per job, in order; its value is what the task function gave for that job."""
@@ -32,7 +36,7 @@ class BatchLauncher(Launcher):
                     config.hydra.job.id, config.hydra.job.num = str(number), number
                     HydraConfig.instance().set_config(config)
                     self.context.callbacks.on_job_start(config=config, task_function=self.task)
-                    hydra = OmegaConf.masked_copy(config, "hydra")
+                    hydra = cast(DictConfig, HydraConfig.instance().cfg)
                     task = deepcopy(config)
                     del task["hydra"]
                     OmegaConf.resolve(task)  # while ${hydra:…} still means this job
