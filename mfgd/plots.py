@@ -9,7 +9,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from mfgd import oracles
@@ -58,7 +58,7 @@ def spectrum(row: Row, problem: Problem) -> Figure:
         if target is not None and i < len(target) and target[i] > 0:
             axes.axhline(float(target[i]), color=colour, linestyle="--", linewidth=0.8)
     axes.set(xlabel="step", ylabel="singular values of D̂ (dashed: of D)")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="best")
     figure.subplots_adjust(left=0.15, right=0.97, bottom=0.15, top=0.96)
     return figure
 
@@ -83,6 +83,8 @@ def matrices(row: Row, problem: Problem) -> Figure:
         axes.set_facecolor("0.8")
         image = axes.imshow(X.T if tall else X, aspect="auto", interpolation="nearest", **style)
         axes.set_title(name + (" (transposed)" if tall else ""), fontsize=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(labelsize=7)
         figure.colorbar(image, ax=axes, pad=0.02).ax.tick_params(labelsize=7)
     figure.subplots_adjust(left=0.05, right=0.98, bottom=0.07 if wide else 0.1, top=0.93 if wide else 0.9, hspace=0.45)
