@@ -202,7 +202,7 @@ class Store:
         """The runs written so far, as `load_runs` gives them."""
         if self.parent:
             return load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
-        return load_runs(run_ids=self.run_ids, experiment=self.experiment, uri=self.uri)
+        return _lines([self.client.get_run(run_id) for run_id in self.run_ids])
 
 
 def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
@@ -363,26 +363,17 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
         return Run(config, pandas.read_parquet(paths["trajectory.parquet"]), matrices)
 
 
-def load_runs(
-    *,
-    experiment: str = "mfgd",
-    parent: str | None = None,
-    run_ids: Sequence[str] | None = None,
-    uri: str | None = None,
-) -> pandas.DataFrame:
+def load_runs(*, experiment: str = "mfgd", parent: str | None = None, uri: str | None = None) -> pandas.DataFrame:
     """Tracked runs, one a line, newest first: run_id, status, parent, params.*, metrics.* (last value) and tags.*.
 
     Args:
         experiment: name of the MLflow experiment.
         parent: only the children of this run.
-        run_ids: only these.
         uri: where they were tracked; as for `load_run`.
 
     Raises:
         Refused: no such experiment, or no such place.
     """
-    import pandas
-
     reader = client(uri)
     known = reader.get_experiment_by_name(experiment)
     if known is None:
@@ -391,16 +382,19 @@ def load_runs(
     wanted = f"tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
     found: list[Any] = []
     token: str | None = None
-    while token is not None or not found:
+    while True:
         page = reader.search_runs([known.experiment_id], wanted, max_results=1000, page_token=token)
         found += page
         token = page.token
-        if token is None:
-            break
+        if not token:
+            return _lines(found)
+
+
+def _lines(runs: Sequence[Any]) -> pandas.DataFrame:
+    import pandas
+
     lines = []
-    for run in found:
-        if run_ids is not None and run.info.run_id not in run_ids:
-            continue
+    for run in runs:
         line = {"run_id": run.info.run_id, "status": run.info.status, "parent": run.data.tags.get("mlflow.parentRunId")}
         line |= {f"params.{key}": value for key, value in run.data.params.items()}
         line |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}

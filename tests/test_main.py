@@ -51,19 +51,21 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert set(statuses(demo)) == {"FINISHED"}
 
 
-def test_basic_launcher_gives_the_same_results(tmp_path, monkeypatch):
+def test_other_launchers_and_lots_give_the_same_results(tmp_path, monkeypatch):
     line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=false")
-    for experiment in ("batch", "basic"):
-        done = mfgd(*line, f"hydra/launcher={experiment}", f"tracking.experiment={experiment}", cwd=tmp_path)
+    ways = {"batch": "hydra/launcher=batch", "basic": "hydra/launcher=basic", "lots": "hydra.sweeper.max_batch_size=3"}
+    for name, way in ways.items():
+        done = mfgd(*line, way, f"tracking.experiment={name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
-    ours, basic = (package.load_runs(experiment=name).dropna(subset="parent") for name in ("batch", "basic"))
+    ours, *others = (package.load_runs(experiment=name).dropna(subset="parent") for name in ways)
     kept = [name for name in ours if name.startswith(("params", "metrics", "tags")) and "seconds" not in name]
     kept = [name for name in kept if name not in ("tags.overrides", "params.tracking.experiment")]
-    assert ours["parent"].nunique() == basic["parent"].nunique() == 1
-    assert len(ours) == 4
     key = ["params.rank", "params.init"]
-    pandas.testing.assert_frame_equal(*(runs.sort_values(key, ignore_index=True)[kept] for runs in (ours, basic)))
+    for runs in others:
+        assert runs["parent"].nunique() == 1
+        assert len(runs) == 4
+        pandas.testing.assert_frame_equal(*(r.sort_values(key, ignore_index=True)[kept] for r in (ours, runs)))
 
 
 COMPONENTS = """
