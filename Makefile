@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
 
-ui: $(VENV)/installed ## look at it on http://127.0.0.1:5000
+ui: $(VENV)/installed ## serve it; the sweep's last line says which page to open
 	$(RUN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 test: $(VENV)/installed ## the test suite, with coverage

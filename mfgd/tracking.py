@@ -94,10 +94,7 @@ class Store:
             if known is None and local and not os.access(Path.cwd(), os.W_OK):
                 raise Refused(f"{Path.cwd()}: cannot be written to; allowed is a writable folder for mlartifacts/")
             place = (Path.cwd() / "mlartifacts" / self.experiment).as_uri() if local else None
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI on runs, not on chat traces
-            self.experiment_id = (
-                known.experiment_id if known else self.client.create_experiment(self.experiment, place, kind)
-            )
+            self.experiment_id = known.experiment_id if known else self.client.create_experiment(self.experiment, place)
         except MlflowException as error:
             raise Refused(f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}") from None
 
@@ -194,9 +191,11 @@ class Store:
 
     @property
     def ui(self) -> str:
-        """The shell line, or the address, that shows the runs."""
-        server = self.uri.startswith("http")
-        return _public(self.uri) if server else f"mlflow ui --backend-store-uri {_public(self.uri)}"
+        """How to look at the runs in a browser: the table of runs, which is not where the UI opens by itself."""
+        page = f"#/experiments/{self.experiment_id}/runs"
+        if self.uri.startswith("http"):
+            return f"{_public(self.uri).rstrip('/')}/{page}"
+        return f"mlflow ui --backend-store-uri {_public(self.uri)}  and open  http://127.0.0.1:5000/{page}"
 
     def runs(self) -> pandas.DataFrame:
         """The runs written so far, as `load_runs` gives them."""

@@ -46,7 +46,8 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert len(lines) == 10
     errors = [float(re.split(r"\s{2,}", line)[4]) for line in lines]
     assert errors == sorted(errors)
-    assert last.endswith("mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in last
+    assert last.endswith("http://127.0.0.1:5000/#/experiments/1/runs")
     assert "16/16" in (demo / "stderr.txt").read_text()
     assert set(statuses(demo)) == {"FINISHED"}
 
