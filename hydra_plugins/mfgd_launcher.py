@@ -1,22 +1,26 @@
 """The launcher that hands a whole multirun to its task at once; Hydra finds launchers in this namespace only."""
 
-from collections.abc import Sequence
-from copy import deepcopy
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from mfgd.compose import Composer
+from mfgd.compose import Composer, assign
+
+OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
 class BatchLauncher(Launcher):
-    """Composes every job of a multirun, then calls the task function once, with the list of (config, hydra config)."""
+    """Calls the task function once for a multirun, with its jobs as a stream of (config, hydra node)."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
@@ -26,29 +30,62 @@ class BatchLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A return per job, in order; its value is what the task function gave for that job."""
         setup_globals()
-        before = HydraConfig.instance().cfg
-        jobs: list[tuple[DictConfig, DictConfig]] = []
-        returns: list[JobReturn] = []
+        instance, callbacks = HydraConfig.instance(), self.context.callbacks
+        before = instance.cfg
+        numbered = list(enumerate(job_overrides, initial_job_idx))
+
+        def jobs() -> Iterator[tuple[DictConfig, DictConfig]]:
+            for number, overrides in numbered:
+                config = self.compose(number, overrides)
+                instance.cfg = config  # type: ignore[assignment]  # while ${hydra:…} means this job
+                callbacks.on_job_start(config=config, task_function=self.task)
+                yield config, config.hydra
+
         try:
-            for number, overrides in enumerate(job_overrides, initial_job_idx):
-                config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-                with open_dict(config):
-                    config.hydra.job.id, config.hydra.job.num = str(number), number
-                    HydraConfig.instance().set_config(config)
-                    self.context.callbacks.on_job_start(config=config, task_function=self.task)
-                    hydra = cast(DictConfig, HydraConfig.instance().cfg)
-                    task = deepcopy(config)
-                    del task["hydra"]
-                    OmegaConf.resolve(task)  # while ${hydra:…} still means this job
-                jobs.append((task, hydra.hydra))
-                returns.append(JobReturn(list(overrides), task, hydra, None, config.hydra.job.name))
-            values: Any = self.task(jobs)
-            for value, (_, hydra), job in zip(values, jobs, returns, strict=True):
-                job.return_value, job.status = value, JobStatus.COMPLETED
-                self.context.callbacks.on_job_end(config=OmegaConf.create({"hydra": hydra}), job_return=job)
+            values: Any = self.task(jobs())
+            returns = []
+            for (number, overrides), value in zip(numbered, values, strict=True):
+                returns.append(_Return(value, partial(self.compose, number, overrides)))
+                if callbacks.callbacks:
+                    callbacks.on_job_end(config=self.compose(number, overrides), job_return=returns[-1])
             return returns
         finally:
-            HydraConfig.instance().cfg = before
+            instance.cfg = before
+
+    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """The config of a job, its hydra node included."""
+        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        assign(config, ("hydra", "job", "id"), str(number))
+        assign(config, ("hydra", "job", "num"), number)
+        # An interpolation: to find the folder takes a sixth of what composing a job may, and hardly any job asks.
+        assign(config, OUTPUT_DIR, "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}")
+        return config
+
+
+class _Return(JobReturn):
+    """What a job gave; its configs are composed when they are asked for, as those of 100,000 jobs would fill memory."""
+
+    def __init__(self, value: Any, compose: partial[DictConfig]) -> None:
+        self.status, self.return_value, self._compose = JobStatus.COMPLETED, value, compose
+        self.working_dir, self.task_name = os.getcwd(), JobRuntime.instance().get("name")
+
+    @property
+    def overrides(self) -> list[str]:  # type: ignore[override]
+        return list(self.hydra_cfg.hydra.overrides.task)
+
+    @property
+    def cfg(self) -> DictConfig:  # type: ignore[override]
+        return OmegaConf.masked_copy(config := self._compose(), [str(key) for key in config if key != "hydra"])
+
+    @property
+    def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
+        config = self._compose()
+        assign(config, OUTPUT_DIR, config.hydra.runtime.output_dir)  # resolved while all that it may name is there
+        return OmegaConf.masked_copy(config, "hydra")
+
+
+def _folder(parent: str, name: str) -> str:
+    return str(Path(parent, name).absolute())
 
 
 @dataclass
@@ -58,4 +95,5 @@ class BatchLauncherConf:
     _target_: str = "hydra_plugins.mfgd_launcher.BatchLauncher"
 
 
+OmegaConf.register_new_resolver("mfgd.folder", _folder, replace=True)
 ConfigStore.instance().store(group="hydra/launcher", name="batch", node=BatchLauncherConf, provider="mfgd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -33,8 +34,8 @@ class Session:
         self.store: Store | None = None
         self.tracking: config.Component | None = None
 
-    def run(self, given: DictConfig | Sequence[Job]) -> float | list[float]:
-        """Hydra's task: solves and tracks one job, or a list of them. The final loss of each, NaN where it raised."""
+    def run(self, given: DictConfig | Iterator[Job]) -> float | list[float]:
+        """Hydra's task: solves and tracks one job, or a stream of them. The final loss of each, NaN where it raised."""
         jobs = [(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
         with config.refusals():
             points = [config.read(*job) for job in jobs]
@@ -106,6 +107,7 @@ def main() -> None:
     for number in INTERRUPTIONS:
         signal.signal(number, signal.default_int_handler)
     torch.set_flush_denormal(True)
+    gc.freeze()  # what the imports made is no garbage: looking for it again and again would cost a tenth of composition
     session, status = Session(), None
     try:
         with config.refusals():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
-from copy import deepcopy
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, StringNode, ValueNode
 
 
 class Composer:
@@ -24,47 +24,84 @@ class Composer:
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self._parsed: dict[str, Override] = {}
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._lines: dict[str, _Line] = {}
+        self._apart: dict[tuple[str, ...], bool] = {}
+        # Pickled, a config is copied five times as fast as by deepcopy.
+        self._bases: dict[tuple[str, ...], tuple[bytes, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """A job's config, as Hydra's loader gives it."""
-        overrides = [self._parse(line) for line in sweep_overrides]
-        plain = [override for override in overrides if self._is_plain(override)]
-        rest = [override for override in overrides if not self._is_plain(override)]
-        if not _apart([o.key_or_group for o in overrides if o in plain or not self._is_group(o)]):
+        lines = [self._line(text) for text in sweep_overrides]
+        keys = tuple(line.key for line in lines if line.sets)
+        if keys not in self._apart:
+            self._apart[keys] = _apart(keys)
+        if not self._apart[keys]:
             return self._loader.load_sweep_config(master_config, sweep_overrides)
-        key = tuple(str(override.input_line) for override in rest)
-        if key not in self._bases:
-            self._bases[key] = self._loader.load_sweep_config(master_config, list(key))
-        config = deepcopy(self._bases[key])
-        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
-        of_task = [override for override in overrides if not override.is_hydra_override()]
-        config.hydra.overrides.task = [override.input_line for override in of_task]
-        names = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
+        rest = tuple(line.text for line in lines if not line.plain)
+        if rest not in self._bases:
+            base = self._loader.load_sweep_config(master_config, list(rest))
+            self._bases[rest] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL), base.hydra.job.config.override_dirname
+        pickled, names = self._bases[rest]
+        config: DictConfig = pickle.loads(pickled)
+        for line in lines:
+            if line.plain and not assign(config, line.path, line.value):
+                ConfigLoaderImpl._apply_overrides_to_config([line.override], config)
+        of_task = [line.override for line in lines if not line.override.is_hydra_override()]
+        task: Any = config._content["hydra"]._content["overrides"]._content["task"]  # type: ignore[index, union-attr]
+        task._content[:] = [StringNode(o.input_line, i, task, is_optional=False) for i, o in enumerate(of_task)]
+        dirname = get_overrides_dirname(
             overrides=of_task, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
         )
+        assign(config, ("hydra", "job", "override_dirname"), dirname)
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
-    def _parse(self, line: str) -> Override:
-        if line not in self._parsed:
-            self._parsed[line] = self._parser.parse_override(line)
-        return self._parsed[line]
+    def _line(self, text: str) -> _Line:
+        if text not in self._lines:
+            override = self._parser.parse_override(text)
+            groups: Any = self._loader
+            # A dictionary given to a group's name sets keys, and chooses no option.
+            chooses = not isinstance(override.value(), dict) and groups.repository.group_exists(override.key_or_group)
+            plain = (
+                not chooses
+                and override.type is OverrideType.CHANGE
+                and override.package is None
+                and not override.is_hydra_override()
+                and not override.is_sweep_override()
+                and _plain(override.value())
+            )
+            key, value = override.key_or_group, override.value()
+            self._lines[text] = _Line(text, override, key, tuple(key.split(".")), value, not chooses, plain)
+        return self._lines[text]
 
-    def _is_group(self, override: Override) -> bool:
-        """Whether it chooses an option; a dictionary given to a group's name sets keys instead."""
-        groups: Any = self._loader
-        return not isinstance(override.value(), dict) and groups.repository.group_exists(override.key_or_group)
 
-    def _is_plain(self, override: Override) -> bool:
-        if override.type is not OverrideType.CHANGE or override.package is not None or override.is_hydra_override():
-            return False
-        return not override.is_sweep_override() and _plain(override.value()) and not self._is_group(override)
+class _Line(NamedTuple):
+    """One override of a job."""
+
+    text: str
+    override: Override
+    key: str
+    path: tuple[str, ...]
+    value: Any
+    sets: bool
+    """Whether it sets a key, and does not choose an option."""
+    plain: bool
+    """Whether it sets a key that is there to a plain value."""
+
+
+def assign(config: DictConfig, path: Sequence[str], value: Any) -> bool:
+    """Sets a number or text where there is one now, as `OmegaConf.update` would in ten times the time."""
+    node: Any = config
+    for name in path:
+        content = node._content if type(node) is DictConfig else None
+        node = content.get(name) if isinstance(content, dict) else None
+    fits = isinstance(node, ValueNode) and not isinstance(value, list) and value is not None
+    if fits:
+        node._set_value(value)
+    return fits
 
 
 def _plain(value: Any) -> bool:

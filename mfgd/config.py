@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -61,6 +62,8 @@ class Component:
 
     name: str
     """The option, or the dotted path of a user's own function."""
+    target: str
+    """The dotted path of the function."""
     function: Callable[..., Any]
     items: tuple[tuple[str, Any], ...]
 
@@ -70,6 +73,10 @@ class Component:
 
     def __call__(self) -> Any:
         return self.function(**self.arguments)
+
+    def __reduce__(self) -> Any:
+        # By its path: what a path names, a lambda or a partial, need not be something that can be pickled.
+        return _found, (self.name, self.target, self.items)
 
 
 @dataclass(frozen=True)
@@ -94,12 +101,28 @@ class Point:
     optimizer: Component
     record: Component
     tracking: Component
-    resolved: dict[str, Any]
-    """The config as composed and resolved, without where it is tracked."""
-    choices: dict[str, str]
-    """Group → chosen option, or the dotted path of a user's own function."""
+    experiment: str | None
     overrides: tuple[str, ...]
     """What the shell line said of this run."""
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The config as composed and resolved, without the address where it is tracked: that may hold a password."""
+        values: dict[str, Any] = {key: getattr(self, key) for key in Scalars.model_fields}
+        values |= {"lr": list(self.lr) if len(self.lr) > 1 else self.lr[0], "dtype": str(self.dtype)[len("torch.") :]}
+        for group in GROUPS:
+            component: Component = getattr(self, group)
+            values[group] = {"_target_": component.target} | {
+                key: list(value) if isinstance(value, tuple) else value for key, value in component.items
+            }
+        del values["tracking"]["uri"]
+        return values
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Group → chosen option, or the dotted path of a user's own function."""
+        chosen = {group: getattr(self, group).name for group in GROUPS}
+        return chosen | ({"experiment": self.experiment} if self.experiment else {})
 
     @property
     def fingerprint(self) -> str:
@@ -120,37 +143,36 @@ def read(config: DictConfig, hydra: DictConfig) -> Point:
     """The point that a composed config describes.
 
     Args:
-        config: the job's config, without its hydra node.
+        config: the job's config; a hydra node in it is passed over.
         hydra: the job's hydra node, for its choices and overrides.
 
     Raises:
         Refused: naming the key, the value and what is allowed.
     """
-    content: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore
+    content = {str(key): _plain(config[key]) for key in config if key != "hydra"}
     scalars = _checked(Scalars, {key: value for key, value in content.items() if key not in GROUPS}, "")
-    device = scalars["device"]
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if device not in devices:
-        raise Refused(f"device={device}: allowed here are {', '.join(devices)}")
+    if scalars["device"] not in _devices():
+        raise Refused(f"device={scalars['device']}: allowed here are {', '.join(_devices())}")
     options: Mapping[str, str | None] = hydra.runtime.choices
-    components: dict[str, Any] = {group: _component(group, content.get(group), options.get(group)) for group in GROUPS}
-    choices = {group: component.name for group, component in components.items()}
-    if experiment := options.get("experiment"):
-        choices["experiment"] = experiment
-    resolved = scalars | {
-        group: {"_target_": content[group]["_target_"]} | component.arguments for group, component in components.items()
-    }
-    del resolved["tracking"]["uri"]  # it may hold a password
     lr = scalars.pop("lr")
+    components: dict[str, Any] = {group: _component(group, content.get(group), options.get(group)) for group in GROUPS}
     return Point(
         **scalars | {"dtype": getattr(torch, scalars["dtype"])},
         lr=tuple(lr) if isinstance(lr, list) else (lr,),
         **components,
-        resolved=json.loads(json.dumps(resolved)),
-        choices=choices,
+        experiment=options.get("experiment"),
         overrides=tuple(hydra.overrides.task),
     )
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
+@cache
+def _devices() -> list[str]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
 
 
 def _component(group: str, node: Any, option: str | None) -> Component:
@@ -164,6 +186,24 @@ def _component(group: str, node: Any, option: str | None) -> Component:
     if not callable(function):
         raise Refused(f"{group}._target_={target}: not a function; allowed is the dotted path of one")
     own = getattr(import_module(f"mfgd.{group}"), option or "", None)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    values = _checked(_schema(function, own, tuple(given)), given, f"{group}.")
+    items = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
+    component = Component(option if option and own is function else target, target, function, items)
+    # Runs of a sweep share their components: there may be 100,000 of them. 1 and 1.0 are equal and not the same.
+    return _SHARED.setdefault((component, repr(items)), component)
+
+
+_SHARED: dict[tuple[Component, str], Component] = {}
+
+
+def _found(name: str, target: str, items: tuple[tuple[str, Any], ...]) -> Component:
+    return Component(name, target, resolve_name(target), items)
+
+
+@cache
+def _schema(function: Callable[..., Any], own: Callable[..., Any] | None, given: tuple[str, ...]) -> type[BaseModel]:
+    """What a function takes, as its annotations say."""
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     fields: dict[str, Any] = {
@@ -173,11 +213,9 @@ def _component(group: str, node: Any, option: str | None) -> Component:
     }
     if own is not None and any(p.kind is p.VAR_KEYWORD for p in parameters):
         # A user's function that takes the rest as **keywords takes what the option it stands in for takes.
-        fields = {k: (hint, ...) for k, hint in get_type_hints(own, include_extras=True).items() if k in node} | fields
-    model = create_model(function.__name__, __config__=Scalars.model_config, **fields)
-    values = _checked(model, {key: value for key, value in node.items() if key != "_target_"}, f"{group}.")
-    items = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
-    return Component(option if option and own is function else target, function, items)
+        rest = get_type_hints(own, include_extras=True)
+        fields = {key: (hint, ...) for key, hint in rest.items() if key in given} | fields
+    return create_model("Keys", __config__=Scalars.model_config, **fields)
 
 
 def _checked(model: type[BaseModel], values: dict[str, Any], prefix: str) -> dict[str, Any]:

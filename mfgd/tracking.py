@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,15 +56,16 @@ class Run(NamedTuple):
     """C and F (W1 … WL beyond depth 2), bit for bit, and D where it was kept, with NaN where not observed."""
 
 
-def store(*, uri: str, experiment: Annotated[str, MinLen(1)], figures: bool) -> Store:
+def store(*, uri: str | None, experiment: Annotated[str, MinLen(1)], figures: bool) -> Store:
     """Where runs are tracked.
 
     Args:
-        uri: a database (sqlite, postgresql, mysql, mssql) or a tracking server (http, https).
+        uri: a database (sqlite, postgresql, mysql, mssql) or a tracking server (http, https); None: the one in
+            MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory.
         experiment: name of the MLflow experiment; made where there is none.
         figures: draw each run: its figures, and its matrices as image series.
     """
-    return Store(uri, experiment, figures)
+    return Store(_place(uri), experiment, figures)
 
 
 class Store:
@@ -214,7 +214,7 @@ def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
     Raises:
         Refused: an unsupported URI, or one that cannot be reached, read or (to write) written to.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = _place(uri)
     name = f"tracking.uri={_public(uri)}"
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES:
@@ -279,6 +279,10 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
+
+
+def _place(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
 def _public(uri: str) -> str:
