@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ from mfgd.types import Factors
 
 OUTCOMES = ("running", "converged", "budget", "diverged")
 RUNNING, CONVERGED, BUDGET, DIVERGED = range(len(OUTCOMES))
+# Where one way of computing overtakes another; of sizes only, as the last bits depend on the way.
+TINY = 400
+"""Below so many multiplications torch.bmm has no kernel but a plain loop."""
+GRAM = 60_000
+"""From so many entries of a full matrix on, Gram matrices are cheaper than its residual."""
+BLOCK = 1 << 20
+"""Entries of a residual that are computed at once."""
 
 
 class State(NamedTuple):
@@ -31,7 +38,25 @@ class State(NamedTuple):
 
 def product(factors: Factors) -> Tensor:
     """D̂ = W₁ W₂ … W_L, (*, n, m)."""
-    return reduce(torch.matmul, factors)
+    return reduce(_times(factors), factors)
+
+
+def is_tiny(n: int, k: int, m: int) -> bool:
+    """Whether factors (n, k) … (k, m) are multiplied entry by entry, for all runs at once.
+
+    Then the runs of a batch are best interleaved, as `interleaved` lays them out. A matter of sizes alone, never of how
+    many runs there are, so that a run has the same bits in any company.
+    """
+    return n * k * m < TINY
+
+
+def interleaved(runs: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as (B, *shape), the same entry of all runs side by side in memory."""
+    return torch.stack(tuple(runs), -1).movedim(-1, 0)
+
+
+Block = tuple[slice | None, Tensor, Tensor | None]
+"""Some rows, or None for all; D there, with the factor that `Objective.beta` is short of −c; c times the mask."""
 
 
 class Objective:
@@ -40,52 +65,137 @@ class Objective:
     def __init__(self, problem: Problem, loss: Loss) -> None:
         self.problem, self.loss = problem, loss
         self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
-        # A quadratic loss has ρ′(R) = curvature · R: its factor joins the weight, and no pass over R is spent on it.
-        self.slope = loss.slope if loss.curvature is None else lambda residual: residual
-        self.gain = self.weight if loss.curvature is None else self.weight * loss.curvature
-        self.scaled = bool((torch.as_tensor(self.gain) != 1).any())
+        self.weighted = bool((torch.as_tensor(self.weight) != 1).any())
+        self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
         nothing = problem.D.new_zeros((*problem.D.shape[:-2], 1, 1))
         if (loss.value(nothing) != 0).any() or (loss.slope(nothing) != 0).any():
             raise ValueError(
                 "a loss and its derivative must be 0 at 0: missing entries count as entries that are right"
             )
-        self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
+        n, m = problem.shape
+        self.gram = loss.curvature is not None and problem.mask is None and n * m >= GRAM
+        height = max(1, BLOCK // m)
+        blocks = [None] if height >= n else [slice(i, i + height) for i in range(0, n, height)]
+        # A quadratic loss has ρ′(R) = c R: its curvature c joins what a product is added to, where it costs nothing.
+        self.gain, self.beta = loss.curvature or 1.0, -(loss.curvature or 1.0)
+        D, mask = problem.D, problem.mask
+        if mask is not None or n * m < TINY:
+            D = _once(lambda D, mask=1.0: self.beta * D * mask, D, *(() if mask is None else (mask,)))
+            mask = None if mask is None else _once(lambda mask: self.gain * mask, mask)
+            self.beta = 1.0
+        self.blocks = [(rows, _rows(D, rows), _rows(mask, rows)) for rows in blocks]
 
     def residual(self, factors: Factors) -> Tensor:
         """M ∘ (W₁ W₂ … W_L − D), (*, n, m)."""
-        *left, right = factors
-        D, mask = self.problem.D, self.problem.mask
-        if right.ndim <= 3:
-            fused = torch.addmm if right.ndim == 2 else torch.baddbmm
-            R = fused(D, product(tuple(left)), right, beta=-1)
-        else:
-            R = product(factors) - D
-        return R if mask is None else R.mul_(mask)
+        residuals = [self._residual(factors, block).mul_(1 / self.gain) for block in self.blocks]
+        return residuals[0] if len(residuals) == 1 else torch.cat(residuals, -2)
 
     def value(self, factors: Factors) -> Tensor:
         """f, (*,)."""
-        terms = self.weight * self.loss.value(self.residual(factors)).sum((-2, -1), keepdim=True)
+        sums = []
+        for block in self.blocks:
+            values = self.loss.value(self._residual(factors, block).mul_(1 / self.gain))
+            # Contiguous: the order of a sum follows the layout in memory, and interleaved runs have another one.
+            sums.append(values.contiguous().sum((-2, -1), keepdim=True))
+        terms = self.weight * reduce(torch.add, sums)
         if self.penalized:
-            terms = terms + self.loss.penalty / 2 * sum(W.square().sum((-2, -1), keepdim=True) for W in factors)
+            squares = (W.contiguous().square().sum((-2, -1), keepdim=True) for W in factors)
+            terms = terms + self.loss.penalty / 2 * reduce(torch.add, squares)
         return terms[..., 0, 0]
 
-    def gradient(self, factors: Factors) -> Factors:
-        """∂f/∂W_l = w (W₁…W_{l−1})ᵀ (M ∘ ρ′(R)) (W_{l+1}…W_L)ᵀ + λ W_l, of the shapes of the factors."""
-        first, *rest = factors
-        tails = [rest.pop()]
-        while rest:
-            tails.append(rest.pop() @ tails[-1])
-        above = self.slope(self.residual((first, tails[-1])))
-        gradients = []
-        for W in factors[:-1]:
-            gradients.append(above @ tails.pop().mT)
-            above = W.mT @ above
-        gradients.append(above)
-        if self.scaled:
-            gradients = [G.mul_(self.gain) for G in gradients]
+    def gradient(self, factors: Factors, room: Tensor | None = None) -> Factors:
+        """∂f/∂W_l = w (W₁…W_{l−1})ᵀ (M ∘ ρ′(R)) (W_{l+1}…W_L)ᵀ + λ W_l, of the shapes of the factors.
+
+        Args:
+            factors: where, W₁ (*, n, k) … W_L (*, k, m).
+            room: memory for residuals, as the method of that name gives it; None: fresh memory each time.
+        """
+        times = _times(factors)
+        tails = [factors[-1]]  # W_{l+1}…W_L
+        for W in factors[-2:0:-1]:
+            tails.append(times(W, tails[-1]))
+        tails.reverse()
+        gradients = self._by_grams(factors, tails) if self.gram else self._by_residual(factors, tails, room)
+        if self.weighted:
+            gradients = [G.mul_(self.weight) for G in gradients]
         if self.penalized:
             gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, factors, strict=True)]
         return tuple(gradients)
+
+    def room(self, factors: Factors) -> Tensor | None:
+        """Memory that one `gradient` after another may use: fresh pages at every step cost more than the arithmetic."""
+        if self.gram or factors[0].ndim != 3:
+            return None
+        return self._residual(factors, self.blocks[0])
+
+    def _residual(self, factors: Factors, block: Block, out: Tensor | None = None) -> Tensor:
+        """c M ∘ (W₁ W₂ … W_L − D) on the rows of a block, written to `out` or to as many of its rows."""
+        rows, D, mask = block
+        times = _times(factors)
+        left, right = reduce(times, (_rows(factors[0], rows), *factors[1:-1])), factors[-1]
+        if out is not None and rows is not None:
+            out = out[..., : left.shape[-2], :]
+        if mask is not None:
+            return torch.addcmul(D, times(left, right, out=out), mask, out=out)
+        if times is _spread:
+            return torch.add(D, times(left, right, out=out), alpha=self.gain, out=out)
+        if times is torch.bmm:
+            return torch.baddbmm(D, left, right, beta=self.beta, alpha=self.gain, out=out)
+        return torch.add(self.beta * D, left @ right, alpha=self.gain)
+
+    def _by_residual(self, factors: Factors, tails: list[Tensor], room: Tensor | None) -> list[Tensor]:
+        times, tail, heads, above = _times(factors), tails[0], [], None
+        for block in self.blocks:
+            R = self._residual((factors[0], tail), block, room)
+            S = R if self.loss.curvature is not None else self.loss.slope(R)
+            heads.append(times(S, tail.mT))
+            below = times(_rows(factors[0], block[0]).mT, S)
+            above = below if above is None else above.add_(below)
+        assert above is not None
+        gradients = [torch.cat(heads, -2) if len(heads) > 1 else heads[0]]
+        for W, tail in zip(factors[1:-1], tails[1:], strict=True):
+            gradients.append(times(above, tail.mT))
+            above = times(W.mT, above)
+        return [*gradients, above]
+
+    def _by_grams(self, factors: Factors, tails: list[Tensor]) -> list[Tensor]:
+        """c ((LᵀL) W_l (T Tᵀ) − (LᵀD) Tᵀ) with L = W₁…W_{l−1}, T = W_{l+1}…W_L and the curvature c.
+
+        For a quadratic loss of a full matrix: two products with D, where the residual takes three of that size.
+        """
+        gradients, seen, grown = [], self.problem.D, factors[0]  # seen: LᵀD, grown: LᵀL W_l
+        for W, after, tail in zip(factors, factors[1:], tails, strict=False):
+            gradients.append((seen @ tail.mT).mul_(-self.gain).add_(grown @ (tail @ tail.mT), alpha=self.gain))
+            seen, grown = W.mT @ seen, W.mT @ grown @ after
+        return [*gradients, (grown - seen).mul_(self.gain)]
+
+
+def _rows(X: Any, rows: slice | None) -> Any:
+    return X if rows is None or X is None else X[..., rows, :]
+
+
+def _times(factors: Factors) -> Callable[..., Tensor]:
+    """How factors of these sizes are multiplied."""
+    n, k = factors[0].shape[-2:]
+    if is_tiny(n, k, factors[-1].shape[-1]):
+        return _spread
+    # torch.matmul looks at its shapes for as long as it takes to multiply small ones.
+    return torch.bmm if all(W.ndim == 3 for W in factors) else torch.matmul
+
+
+def _spread(A: Tensor, B: Tensor, out: Tensor | None = None) -> Tensor:
+    """A B as a sum of outer products."""
+    total = torch.mul(A[..., :, 0, None], B[..., 0, None, :], out=out)
+    for i in range(1, A.shape[-1]):
+        total.addcmul_(A[..., :, i, None], B[..., i, None, :])
+    return total
+
+
+def _once(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    """The function of arrays, taken once where all runs share them, and shared."""
+    if all(X.ndim == 3 and X.stride(0) == 0 for X in arrays):
+        return function(*(X[:1] for X in arrays)).expand_as(arrays[0])
+    return function(*arrays)
 
 
 def never(state: State) -> Tensor:
@@ -128,10 +238,11 @@ def descent(
     start = objective.value(factors)
     outcome = torch.zeros(start.shape, dtype=torch.int64, device=start.device)
     held = factors
+    room = objective.room(factors)
     step = 0
     for record in records:
         while step < record:
-            gradients = objective.gradient(factors)
+            gradients = objective.gradient(factors, room)
             factors, memory = optimizer.step(factors, gradients, memory, rates[min(step, len(rates) - 1)])
             step += 1
         running = outcome == RUNNING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -17,7 +19,12 @@ SIGMAS = 8
 
 def norm(X: Tensor) -> Tensor:
     """Frobenius norm over the last two dimensions, (*,)."""
-    return torch.linalg.vector_norm(X, dim=(-2, -1))
+    return torch.linalg.vector_norm(X.contiguous(), dim=(-2, -1))
+
+
+def joined(norms: Iterable[Tensor]) -> Tensor:
+    """Root of the sum of squares, summed in the same order in any batch."""
+    return reduce(torch.add, (norm.square() for norm in norms)).sqrt()
 
 
 def relative_error(problem: Problem, estimate: Tensor) -> Tensor:
@@ -41,8 +48,7 @@ def balance(factors: Factors) -> Tensor:
 
     It does not change along gradient flow (Du, Hu, Lee 2018, theorem 2.2).
     """
-    gaps = [norm(W.mT @ W - V @ V.mT) for W, V in pairwise(factors)]
-    return gaps[0] if len(gaps) == 1 else torch.stack(gaps).square().sum(0).sqrt()
+    return joined(norm(W.mT @ W - V @ V.mT) for W, V in pairwise(factors))
 
 
 def singular_values(factors: Factors) -> Tensor:
@@ -124,13 +130,13 @@ def measure(objective: Objective, state: State, optimum: Tensor, *, full: bool =
     problem, factors = objective.problem, state.factors
     estimate = product(factors)
     sigma = singular_values(factors)
-    gradient = torch.stack([norm(G) for G in objective.gradient(factors)])
+    gradient = joined(norm(G) for G in objective.gradient(factors))
     measures = {
         "loss": state.loss,
         "relative_error": relative_error(problem, estimate),
         "excess_loss": excess_loss(state.loss, optimum),
         "loss_gap": state.loss - optimum,
-        "gradient_norm": torch.linalg.vector_norm(gradient, dim=0),
+        "gradient_norm": gradient,
         "balance": balance(factors),
         "effective_rank": effective_rank(sigma),
         "nuclear_norm": sigma.sum(-1),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -14,11 +13,13 @@ from torch import Tensor
 
 from mfgd import metrics, oracles
 from mfgd.config import Component, Point
-from mfgd.descent import Objective, State, descent
+from mfgd.descent import Objective, State, descent, interleaved, is_tiny
 from mfgd.init import Init
 from mfgd.problem import Problem, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
+
+Stack = Callable[[list[Tensor]], Tensor]
 
 
 def batches(points: Sequence[Point]) -> list[list[int]]:
@@ -44,7 +45,10 @@ def batches(points: Sequence[Point]) -> list[list[int]]:
     chunks = []
     for (layout, *_), members in groups.items():
         first = points[members[0]]
-        run_bytes = math.prod(layout[:3]) * first.dtype.itemsize
+        arrays, n, m = layout[:3]
+        parameters = first.rank * (n + m + (first.depth - 2) * first.rank)
+        # What a step touches: the residual and what it is made of; factors, gradients and the next factors.
+        run_bytes = (arrays * n * m + 3 * parameters) * first.dtype.itemsize
         size = max(1, first.batch_bytes // run_bytes)
         chunks += [members[i : i + size] for i in range(0, len(members), size)]
     return chunks
@@ -53,7 +57,8 @@ def batches(points: Sequence[Point]) -> list[list[int]]:
 def solve(points: Sequence[Point]) -> list[Row]:
     """The rows of points of one batch, in their order. Each is what it would be alone."""
     first = points[0]
-    problems = [problem_of(point.problem) for point in points]
+    known = {component: problem_of(component) for component in dict.fromkeys(point.problem for point in points)}
+    problems = [known[point.problem] for point in points]
     optima = [
         oracles.optimum(p, point.loss(), point.rank, point.depth) for p, point in zip(problems, points, strict=True)
     ]
@@ -66,7 +71,11 @@ def solve(points: Sequence[Point]) -> list[Row]:
         values = {key: [dict(c.items)[key] for c in components] for key, _ in components[0].items}
         return components[0].function(**{k: column(v) if isinstance(v[0], float) else v[0] for k, v in values.items()})
 
-    objective = Objective(_stacked(problems).to(first.dtype, first.device), made([point.loss for point in points]))
+    cast = {component: problem.to(first.dtype, first.device) for component, problem in known.items()}
+    stack: Stack = interleaved if is_tiny(problems[0].shape[0], first.rank, problems[0].shape[1]) else torch.stack
+    objective = Objective(
+        _stacked([cast[point.problem] for point in points], stack), made([point.loss for point in points])
+    )
     optimum = column(optima)[:, 0, 0]
     tolerance = column([point.tolerance for point in points])[:, 0, 0]
     schedule = _schedule(first)
@@ -77,7 +86,7 @@ def solve(points: Sequence[Point]) -> list[Row]:
     states = descent(
         objective,
         made([point.optimizer for point in points]),
-        tuple(torch.stack(Ws).to(first.dtype).to(first.device) for Ws in zip(*starts, strict=True)),
+        tuple(stack(list(Ws)).to(first.dtype).to(first.device) for Ws in zip(*starts, strict=True)),
         lr=[column(rates) for rates in zip(*(point.lr for point in points), strict=True)],
         records=schedule.records,
         divergence=column([point.divergence for point in points])[:, 0, 0],
@@ -122,15 +131,15 @@ def _schedule(point: Point) -> Schedule:
 
 
 def _layout(point: Point) -> tuple[Any, ...]:
-    """Number of arrays of the problem's shape that a step touches, n, m, and which of them the problem has."""
+    """Number of arrays of the problem's shape that a step touches, n, m, and which arrays the problem has."""
     try:
         problem = problem_of(point.problem)
     except Refused:
         raise
     except Exception:
-        return (1, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
+        return (2, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
     held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth))
-    return (1 + sum(held), *problem.shape, held)
+    return (2 + held[1], *problem.shape, held)
 
 
 def _check(point: Point) -> None:
@@ -160,16 +169,16 @@ def _identity(point: Point) -> tuple[Any, ...]:
     return (*parts, *numbers, point.dtype, point.device, point.diagnostics)
 
 
-def _stacked(problems: Sequence[Problem]) -> Problem:
+def _stacked(problems: Sequence[Problem], stack: Stack) -> Problem:
     """Problems of one layout under a leading run dimension; one that they share is expanded, not copied."""
 
-    def stack(arrays: list[Tensor | None]) -> Tensor | None:
+    def stacked(arrays: list[Tensor | None]) -> Tensor | None:
         if arrays[0] is None:
             return None
         if all(array is arrays[0] for array in arrays):
             return arrays[0].expand(len(arrays), *arrays[0].shape)
-        return torch.stack(arrays)  # type: ignore[arg-type]
+        return stack([array for array in arrays if array is not None])
 
-    D = stack([p.D for p in problems])
+    D = stacked([p.D for p in problems])
     assert D is not None
-    return Problem(D, stack([p.mask for p in problems]), stack([p.truth for p in problems]))
+    return Problem(D, stacked([p.mask for p in problems]), stacked([p.truth for p in problems]))
