@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mfgd import metrics, oracles
 from mfgd.config import Component, Point
-from mfgd.descent import Objective, State, descent, interleaved, is_tiny
+from mfgd.descent import Objective, State, descent, interleaved, interleaves, serially
 from mfgd.init import Init
 from mfgd.problem import Problem, of, stream
 from mfgd.record import Row, Schedule, follow
@@ -56,8 +56,13 @@ def batches(points: Sequence[Point]) -> list[list[int]]:
 
 def solve(points: Sequence[Point]) -> list[Row]:
     """The rows of points of one batch, in their order. Each is what it would be alone."""
-    first = points[0]
     known = {component: problem_of(component) for component in dict.fromkeys(point.problem for point in points)}
+    with serially(*known[points[0].problem].shape):
+        return _solve(points, known)
+
+
+def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row]:
+    first = points[0]
     problems = [known[point.problem] for point in points]
     optima = [
         oracles.optimum(p, point.loss(), point.rank, point.depth) for p, point in zip(problems, points, strict=True)
@@ -72,7 +77,8 @@ def solve(points: Sequence[Point]) -> list[Row]:
         return components[0].function(**{k: column(v) if isinstance(v[0], float) else v[0] for k, v in values.items()})
 
     cast = {component: problem.to(first.dtype, first.device) for component, problem in known.items()}
-    stack: Stack = interleaved if is_tiny(problems[0].shape[0], first.rank, problems[0].shape[1]) else torch.stack
+    n, m = problems[0].shape
+    stack: Stack = interleaved if interleaves(n, first.rank, m, len(points), first.device) else torch.stack
     objective = Objective(
         _stacked([cast[point.problem] for point in points], stack), made([point.loss for point in points])
     )
@@ -108,10 +114,11 @@ def outcomes(points: Sequence[Point]) -> Iterator[Row | Exception]:
             yield from outcomes([point])
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def problem_of(component: Component) -> Problem:
     """What a problem's function gives, kept for the next runs that share it."""
-    problem = component()
+    with serially(1, 1):  # of whatever shape: what is drawn is the same in any process
+        problem = component()
     return problem if isinstance(problem, Problem) else of(problem, f"problem={component.name}")
 
 

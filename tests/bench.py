@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mfgd import loss, optimizer
-from mfgd.descent import Objective, descent, interleaved, is_tiny
+from mfgd.descent import Objective, descent, interleaved, interleaves
 from mfgd.problem import Problem
 
 REPEATS = 5
@@ -100,9 +100,9 @@ def notebook(D: Tensor, mask: Tensor | None, factors: tuple[Tensor, Tensor], ste
 def solved(D: Tensor, mask: Tensor | None, factors: tuple[Tensor, ...], steps: int, lr: float, bytes_: int) -> None:
     """The same of a batch of runs, in pieces of so many bytes."""
     n, m = D.shape[-2:]
-    stack = interleaved if is_tiny(n, factors[0].shape[-1], m) else torch.stack
     size = max(1, bytes_ // (D[0].nbytes * (2 if mask is None else 3) + 3 * sum(W[0].nbytes for W in factors)))
     squared = loss.squared(scale=1.0, reduction="sum", penalty=0.0)
+    stack = interleaved if interleaves(n, factors[0].shape[-1], m, min(size, len(D)), "cpu") else torch.stack
     for start in range(0, len(D), size):
         D_, mask_, *factors_ = (
             None if X is None else stack(list(X[start : start + size])) for X in (D, mask, *factors)
@@ -125,7 +125,7 @@ def solver(n: int, m: int, rank: int, runs: int, dtype: torch.dtype, steps: int,
             + (f", {observed:.0%} observed" if mask is not None else "")
             + f", {str(dtype)[6:]}"
             + (f", {threads} threads" if threads > 1 else ""),
-            lambda: clock(lambda: solved(D, mask, factors, steps, 0.05, 1_500_000)) / runs / steps * 1e6,
+            lambda: clock(lambda: solved(D, mask, factors, steps, 0.05, 2_000_000)) / runs / steps * 1e6,
             lambda: clock(lambda: notebook(*one, base, 0.05)) / base * 1e6,
             against="notebook loop",
             target=target,
