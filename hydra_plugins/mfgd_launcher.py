@@ -57,8 +57,10 @@ class BatchLauncher(Launcher):
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         assign(config, ("hydra", "job", "id"), str(number))
         assign(config, ("hydra", "job", "num"), number)
-        # An interpolation: to find the folder takes a sixth of what composing a job may, and hardly any job asks.
-        assign(config, OUTPUT_DIR, "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}")
+        # An interpolation, as hardly any job asks for its folder, set without being parsed: either would take a sixth of
+        # what composing a job may.
+        folder: Any = config.hydra.runtime._get_node("output_dir")
+        folder._val = "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}"
         return config
 
 

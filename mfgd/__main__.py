@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 
 import hydra
 import torch
@@ -19,12 +16,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mfgd import compare, config, sweep
+from mfgd.runner import INTERRUPTIONS, Done, cores, perform_all, warm_up, whole
 from mfgd.tracking import Store
 from mfgd.types import Refused
 
 Job = tuple[DictConfig, DictConfig]
 """A job's config and its hydra node."""
-INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Session:
@@ -33,25 +30,31 @@ class Session:
     def __init__(self) -> None:
         self.store: Store | None = None
         self.tracking: config.Component | None = None
+        self.done: list[Done] = []
+        self.unfinished: list[config.Point] = []
 
     def run(self, given: DictConfig | Iterator[Job]) -> float | list[float]:
         """Hydra's task: solves and tracks one job, or a stream of them. The final loss of each, NaN where it raised."""
         jobs = [(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
         with config.refusals():
             points = [config.read(*job) for job in jobs]
-            batches = sweep.batches(points)
+            workers = points[0].workers or cores()
+            batches = sweep.batches(points, workers)
             store = self.open(points)
-        losses = [math.nan] * len(points)
-        with tqdm(total=len(points), unit="run", disable=len(points) == 1) as progress:
-            for batch in batches:
-                for i, result in zip(batch, sweep.outcomes([points[i] for i in batch]), strict=True):
-                    problem = None if isinstance(result, Exception) else sweep.problem_of(points[i].problem)
-                    with whole():
-                        store.write(points[i], result, problem)
-                    if not isinstance(result, Exception):
-                        losses[i] = float(result.trajectory["loss"][-1])
-                    progress.update()
-        return losses[0] if isinstance(given, DictConfig) else losses
+        losses: dict[int, float] = {}
+        pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
+        with tqdm(total=len(points), unit="run", mininterval=pace, disable=len(points) == 1) as progress:
+
+            def report(done: Done) -> None:
+                losses[done.position] = done.final_loss
+                self.done.append(done)
+                progress.update()
+
+            try:
+                perform_all([[(i, points[i]) for i in batch] for batch in batches], store, report, workers)
+            finally:
+                self.unfinished = [point for i, point in enumerate(points) if i not in losses]
+        return losses[0] if isinstance(given, DictConfig) else [losses[i] for i in range(len(points))]
 
     def open(self, points: Sequence[config.Point]) -> Store:
         """The store of this session, opened, and with a parent run if this is a sweep."""
@@ -65,39 +68,28 @@ class Session:
                 self.store = store
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     store.begin(sys.argv[1:])
+        self.store.expected += len(points)
         return self.store
+
+    @property
+    def failures(self) -> int:
+        return sum(done.failed for done in self.done)
 
     def close(self, status: str | None) -> None:
         """Ends what is open, prints the best runs and how to look at them."""
         if self.store is None:
             return
-        self.store.finish(status)
-        runs = self.store.runs()
+        if self.store.parent:
+            runs = self.store.finish(status or ("FAILED" if self.failures else "FINISHED"), self.unfinished)
+        else:
+            runs = self.store.runs([done.run_id for done in self.done])
         if len(runs):
             print(compare.table(compare.best(runs)))
-            if self.store.failures:
-                print(f"{self.store.failures} of {len(runs)} runs FAILED; their traceback.txt says why")
+        if self.failures:
+            print(f"{self.failures} of {len(runs)} runs FAILED; their traceback.txt says why")
+        if self.unfinished and self.store.parent:
+            print(f"{len(self.unfinished)} runs were not done; unfinished.txt of the sweep's own run lists them")
         print(f"compare in the browser:  {self.store.ui}")
-
-
-@contextmanager
-def whole() -> Iterator[None]:
-    """Holds an interruption back until what is being written is written whole; a second one is not held."""
-    waiting: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if waiting:
-            signal.default_int_handler(number, frame)
-        waiting.append(number)
-
-    before = [signal.signal(number, hold) for number in INTERRUPTIONS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(INTERRUPTIONS, before, strict=True):
-            signal.signal(number, handler)
-    if waiting:
-        raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -107,6 +99,8 @@ def main() -> None:
     for number in INTERRUPTIONS:
         signal.signal(number, signal.default_int_handler)
     torch.set_flush_denormal(True)
+    if {"-m", "--multirun"} & set(sys.argv):
+        warm_up()
     gc.freeze()  # what the imports made is no garbage: looking for it again and again would cost a tenth of composition
     session, status = Session(), None
     try:
@@ -120,7 +114,7 @@ def main() -> None:
     finally:
         with whole():
             session.close(status)
-    if session.store is not None and session.store.failures:
+    if session.failures:
         raise SystemExit(1)
 
 

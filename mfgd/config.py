@@ -54,6 +54,7 @@ class Scalars(BaseModel):
     device: str
     diagnostics: Literal["basic", "full"]
     batch_bytes: Count
+    workers: Count | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Point:
     device: str
     diagnostics: str
     batch_bytes: int
+    workers: int | None
     problem: Component
     init: Component
     loss: Component
@@ -127,7 +129,8 @@ class Point:
     @property
     def fingerprint(self) -> str:
         """Hash of the resolved config without what cannot change a number: where it is tracked, how it is batched."""
-        content = {key: value for key, value in self.resolved.items() if key not in ("tracking", "batch_bytes")}
+        beside = ("tracking", "batch_bytes", "workers")
+        content = {key: value for key, value in self.resolved.items() if key not in beside}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def params(self) -> dict[str, Any]:
@@ -176,6 +179,17 @@ def _devices() -> list[str]:
 
 
 def _component(group: str, node: Any, option: str | None) -> Component:
+    """The checked component of a group. Runs of a sweep share theirs: there may be 100,000 of them."""
+    key = group, option, repr(node)  # not the node itself: 1 and 1.0 are equal and not the same
+    if key not in _SHARED:
+        _SHARED[key] = _checked_component(group, node, option)
+    return _SHARED[key]
+
+
+_SHARED: dict[tuple[str, str | None, str], Component] = {}
+
+
+def _checked_component(group: str, node: Any, option: str | None) -> Component:
     if not isinstance(node, dict) or "_target_" not in node:
         raise Refused(f"{group}={'null' if node is None else node}: allowed are {', '.join(_options(group))}")
     target = node["_target_"]
@@ -189,12 +203,7 @@ def _component(group: str, node: Any, option: str | None) -> Component:
     given = {key: value for key, value in node.items() if key != "_target_"}
     values = _checked(_schema(function, own, tuple(given)), given, f"{group}.")
     items = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
-    component = Component(option if option and own is function else target, target, function, items)
-    # Runs of a sweep share their components: there may be 100,000 of them. 1 and 1.0 are equal and not the same.
-    return _SHARED.setdefault((component, repr(items)), component)
-
-
-_SHARED: dict[tuple[Component, str], Component] = {}
+    return Component(option if option and own is function else target, target, function, items)
 
 
 def _found(name: str, target: str, items: tuple[tuple[str, Any], ...]) -> Component:

@@ -20,12 +20,15 @@ from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
 
 Stack = Callable[[list[Tensor]], Tensor]
+SHARE = 16, 256
+"""Runs of a batch for one of several workers: fewer are slow to solve, more keep progress and interruptions waiting."""
 
 
-def batches(points: Sequence[Point]) -> list[list[int]]:
+def batches(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     """The positions of points that are solved together: of equal identity and shape, within the budget of bytes.
 
-    A float is not identity: in a batch it becomes a column. Of a problem or a start only the shape counts.
+    A float is not identity: in a batch it becomes a column. Of a problem or a start only the shape counts. Workers that
+    share a sweep get at least two batches each where it is large enough.
 
     Raises:
         Refused: a problem, start or schedule that cannot be had; nothing has been solved then.
@@ -50,6 +53,8 @@ def batches(points: Sequence[Point]) -> list[list[int]]:
         # What a step touches: the residual and what it is made of; factors, gradients and the next factors.
         run_bytes = (arrays * n * m + 3 * parameters) * first.dtype.itemsize
         size = max(1, first.batch_bytes // run_bytes)
+        if workers > 1:
+            size = min(size, max(SHARE[0], min(SHARE[1], len(points) // (2 * workers))))
         chunks += [members[i : i + size] for i in range(0, len(members), size)]
     return chunks
 
@@ -102,16 +107,18 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     return follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), schedule.snapshots)
 
 
-def outcomes(points: Sequence[Point]) -> Iterator[Row | Exception]:
-    """The rows of a batch; where it raises, its runs are solved one by one, so that only the culprit fails."""
+def outcomes(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
+    """The rows of a batch, at once; where it raises, its runs are solved one by one, so that only the culprit fails."""
     try:
-        yield from solve(points)
+        rows = solve(points)
     except Exception as error:
         if len(points) == 1:
-            yield error
-            return
-        for point in points:
-            yield from outcomes([point])
+            yield [error]
+        else:
+            for point in points:
+                yield from outcomes([point])
+    else:
+        yield rows
 
 
 @lru_cache(maxsize=8)

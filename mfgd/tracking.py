@@ -6,20 +6,23 @@ import getpass
 import logging
 import math
 import os
+import random
 import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
-from annotated_types import MinLen
+import yaml
+from annotated_types import Ge, MinLen
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,12 +32,13 @@ from mfgd.descent import product
 from mfgd.init import factor_names
 from mfgd.problem import Problem
 from mfgd.record import Row
-from mfgd.types import Factors, Refused
+from mfgd.types import Count, Factors, Refused
 
 if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
+T = TypeVar("T")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -42,6 +46,12 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """What MLflow would do for every run of a thousand: report its use, print two lines, draw bars."""
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)  # it looks when it is imported, here or in a process that starts from this one
+REQUEST = {"metrics": 1000, "params": 100}
+"""What MLflow takes in one request."""
+CURVES = ("loss", "relative_error")
+"""What a run of a large sweep has a curve of."""
 SMALL = 65_536
 """A matrix D of up to so many entries is kept with each run, as one that was generated always is."""
 
@@ -56,26 +66,40 @@ class Run(NamedTuple):
     """C and F (W1 … WL beyond depth 2), bit for bit, and D where it was kept, with NaN where not observed."""
 
 
-def store(*, uri: str | None, experiment: Annotated[str, MinLen(1)], figures: bool) -> Store:
+def store(
+    *, uri: str | None, experiment: Annotated[str, MinLen(1)], figures: bool | Annotated[int, Ge(0)], points: Count
+) -> Store:
     """Where runs are tracked.
 
     Args:
         uri: a database (sqlite, postgresql, mysql, mssql) or a tracking server (http, https); None: the one in
             MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory.
         experiment: name of the MLflow experiment; made where there is none.
-        figures: draw each run: its figures, and its matrices as image series.
+        figures: draw each run, its figures and its matrices as image series: of a sweep of up to so many runs, always
+            (true) or never (false).
+        points: how many metric points a sweep logs in all. Where they do not suffice for every record, a run logs the
+            last value of each measure, and loss and relative_error at records spread evenly over the run, the first and
+            the last among them. Its trajectory.parquet has everything.
     """
-    return Store(_place(uri), experiment, figures)
+    return Store(_place(uri), experiment, math.inf if figures is True else int(figures), points)
 
 
 class Store:
     """An MLflow experiment that runs are written to. Nothing is written before `open`."""
 
-    def __init__(self, uri: str, experiment: str, figures: bool) -> None:
-        self.uri, self.experiment, self.figures = uri, experiment, figures
+    def __init__(self, uri: str, experiment: str, figures: float, points: int) -> None:
+        self.uri, self.experiment, self.figures, self.points = uri, experiment, figures, points
         self.parent: str | None = None
-        self.failures = 0
-        self.run_ids: list[str] = []
+        self.expected = 0
+        """How many runs are known to come."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "client"}
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The connection; each process has its own."""
+        return client(self.uri, writing=True)
 
     def open(self) -> None:
         """Connects, and makes the experiment if there is none.
@@ -85,7 +109,6 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
-        self.client = client(self.uri, writing=True)
         try:
             known = self.client.get_experiment_by_name(self.experiment)
             if known is not None and known.lifecycle_stage != "active":
@@ -97,10 +120,11 @@ class Store:
             self.experiment_id = known.experiment_id if known else self.client.create_experiment(self.experiment, place)
         except MlflowException as error:
             raise Refused(f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}") from None
+        self.tags = _tags()
 
     def begin(self, overrides: Sequence[str]) -> None:
         """Starts the parent run of a sweep; what is written from now on are its children."""
-        tags = _tags() | {"overrides": " ".join(overrides)}
+        tags = self.tags | {"overrides": " ".join(overrides)}
         name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
         self.parent = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
 
@@ -109,7 +133,7 @@ class Store:
         failed = isinstance(result, Exception)
         seconds = 0.0 if isinstance(result, Exception) else float(result.trajectory["seconds"][-1])
         start = int((time.time() - seconds) * 1000)
-        tags = _tags() | {
+        tags = self.tags | {
             "outcome": "error" if isinstance(result, Exception) else result.outcome,
             "fingerprint": point.fingerprint,
             "overrides": " ".join(point.overrides),
@@ -117,46 +141,74 @@ class Store:
         if self.parent:
             tags["mlflow.parentRunId"] = self.parent
         name = " ".join(o for o in point.overrides if not o.startswith("experiment=")) or point.choices["problem"]
-        run_id = self.client.create_run(self.experiment_id, start, tags, name[:250]).info.run_id
-        self.run_ids.append(run_id)
+        created = _patiently(partial(self.client.create_run, self.experiment_id, start, tags, name[:250]))
+        info = created.info
         status = "FAILED"
         try:
-            self._log(run_id, point, result, problem, start)
+            self._log(info, point, result, problem, start)
             status = "FAILED" if failed else "FINISHED"
         finally:
-            self.client.set_terminated(run_id, status, end_time=start + math.ceil(1000 * seconds))
-        self.failures += failed
-        return run_id
+            end = start + math.ceil(1000 * seconds)
+            _patiently(partial(self.client.set_terminated, info.run_id, status, end_time=end))
+        return info.run_id
 
-    def _log(self, run_id: str, point: Point, result: Row | Exception, problem: Problem | None, start: int) -> None:
+    def _log(self, info: Any, point: Point, result: Row | Exception, problem: Problem | None, start: int) -> None:
         from mlflow.entities import Metric, Param
 
-        params = [Param(key, _text(value)) for key, value in point.params().items()]
-        entries: list[Metric] = []
-        with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
-            OmegaConf.save(OmegaConf.create(point.resolved), Path(folder, "config.yaml"))
+        metrics = [] if isinstance(result, Exception) else self._metrics(point, result, start)
+        entries: dict[str, list[Any]] = {
+            "params": [Param(key, _text(value)) for key, value in point.params().items()],
+            "metrics": [Metric(*values) for values in metrics],
+        }
+        for i in range(max(math.ceil(len(entries[kind]) / REQUEST[kind]) for kind in entries)):
+            lot: dict[str, Any] = {kind: entries[kind][i * most : (i + 1) * most] for kind, most in REQUEST.items()}
+            _patiently(partial(self.client.log_batch, info.run_id, **lot))
+        drawn = self.expected <= self.figures
+        with self._artifacts(info) as folder:
+            content = yaml.dump(point.resolved, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+            (folder / "config.yaml").write_text(content, encoding="utf-8")
             if isinstance(result, Exception):
-                Path(folder, "traceback.txt").write_text("".join(traceback.format_exception(result)))
+                (folder / "traceback.txt").write_text("".join(traceback.format_exception(result)))
             else:
                 assert problem is not None
-                times = (start + 1000 * result.trajectory["seconds"]).astype(int)
-                steps = result.trajectory["step"].astype(int)
-                # The record at which a run was found diverged stays in the trajectory: a chart would show nothing else.
-                shown = slice(None, -1) if result.outcome == "diverged" else slice(None)
-                for name, values in result.trajectory.items():
-                    if name not in ("step", "seconds") and not np.isnan(values).all():
-                        columns = (column[shown].tolist() for column in (values, times, steps))
-                        entries += [Metric(name, *point) for point in zip(*columns, strict=True)]
-                for name, value in result.summary(point.tolerance).items():
-                    entries.append(Metric(name, value, int(times[-1]), int(steps[-1])))
-                _files(Path(folder), result, problem, self.figures)
-            for i in range(0, len(params), 100):
-                self.client.log_batch(run_id, params=params[i : i + 100])
-            for i in range(0, len(entries), 1000):
-                self.client.log_batch(run_id, metrics=entries[i : i + 1000])
-            self.client.log_artifacts(run_id, folder)
-            if self.figures and not isinstance(result, Exception):
-                self._images(run_id, result, problem, start)
+                _files(folder, result, problem, drawn)
+        if drawn and not isinstance(result, Exception):
+            self._images(info.run_id, result, problem, start)
+
+    def _metrics(self, point: Point, row: Row, start: int) -> Iterator[tuple[str, float, int, int]]:
+        """Name, value, time in milliseconds and step of every point that is logged."""
+        times = (start + 1000 * row.trajectory["seconds"]).astype(int)
+        steps = row.trajectory["step"].astype(int)
+        # The record at which a run was found diverged stays in the trajectory: a chart would show nothing else.
+        shown = len(steps) - (row.outcome == "diverged")
+        series = {
+            name: values
+            for name, values in row.trajectory.items()
+            if name not in ("step", "seconds") and not np.isnan(values).all()
+        }
+        share = self.points // max(self.expected, 1)
+        few = share < shown * len(series)
+        spread = min(shown, max(2, (share - len(series)) // len(CURVES)))
+        for name, values in series.items():
+            count = shown if not few else spread if name in CURVES else 1
+            kept = np.unique(np.linspace(shown - 1, 0, count).round().astype(int))
+            columns = (column[kept].tolist() for column in (values, times, steps))
+            yield from zip([name] * len(kept), *columns, strict=True)
+        for name, value in row.summary(point.tolerance).items():
+            yield name, value, int(times[-1]), 0  # one point at step 0 is drawn as a bar
+
+    @contextmanager
+    def _artifacts(self, info: Any) -> Iterator[Path]:
+        """A folder whose files become the run's artifacts: their own place where that is on this machine."""
+        place = urlsplit(info.artifact_uri)
+        if place.scheme == "file" and not place.netloc:
+            folder = Path(url2pathname(place.path))
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix="mfgd-") as name:
+            yield Path(name)
+            self.client.log_artifacts(info.run_id, name)
 
     def _images(self, run_id: str, row: Row, problem: Problem | None, start: int) -> None:
         from mfgd import plots
@@ -166,28 +218,39 @@ class Store:
             for name, picture in plots.pictures(problem, product(factors)).items():
                 self.client.log_image(run_id, picture, key=name, step=step, timestamp=start, synchronous=True)
 
-    def finish(self, status: str | None = None) -> None:
-        """Ends the parent run, with the table and the overview figure of its children.
+    def finish(self, status: str, unfinished: Sequence[Point] = ()) -> pandas.DataFrame:
+        """Ends the sweep's own run, with the table and the overview figure of its children, and what was not run.
 
         Args:
-            status: FINISHED, FAILED or KILLED; None: as the children ended.
+            status: FINISHED, FAILED or KILLED.
+            unfinished: points that were asked for and not run; unfinished.txt keeps their overrides, one a line.
+
+        Returns:
+            Its children, as `load_runs` gives them.
         """
-        if self.parent is None:
-            return
         from mfgd import plots
 
+        assert self.parent is not None
         try:
-            runs = self.runs()
-            with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
+            begun = "attributes.status = 'RUNNING' and " + _children(self.parent)
+            for run in self.client.search_runs([self.experiment_id], begun):  # by a process that died
+                self.client.set_terminated(run.info.run_id, "KILLED")
+            runs = load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
+            counts = dict(runs["tags.outcome"].value_counts()) if len(runs) else {}
+            with self._artifacts(self.client.get_run(self.parent).info) as folder:
+                if unfinished:
+                    counts["unfinished"] = len(unfinished)
+                    lines = "".join(f"{' '.join(point.overrides)}\n" for point in unfinished)
+                    (folder / "unfinished.txt").write_text(lines, encoding="utf-8")
                 if len(runs):
-                    runs.to_csv(Path(folder, "summary.csv"), index=False)
-                    Path(folder, "figures").mkdir()
-                    plots.overview(runs).savefig(Path(folder, "figures", "overview.png"))
-                    for outcome, count in runs["tags.outcome"].value_counts().items():
-                        self.client.log_metric(self.parent, f"runs.{outcome}", count)
-                self.client.log_artifacts(self.parent, folder)
+                    runs.to_csv(folder / "summary.csv", index=False)
+                    (folder / "figures").mkdir()
+                    plots.overview(runs).savefig(folder / "figures" / "overview.png")
+            for outcome, count in counts.items():
+                self.client.log_metric(self.parent, f"runs.{outcome}", count)
         finally:
-            self.client.set_terminated(self.parent, status or ("FAILED" if self.failures else "FINISHED"))
+            self.client.set_terminated(self.parent, status)
+        return runs
 
     @property
     def ui(self) -> str:
@@ -197,11 +260,27 @@ class Store:
             return f"{_public(self.uri).rstrip('/')}/{page}"
         return f"mlflow ui --backend-store-uri {_public(self.uri)}  and open  http://127.0.0.1:5000/{page}"
 
-    def runs(self) -> pandas.DataFrame:
-        """The runs written so far, as `load_runs` gives them."""
-        if self.parent:
-            return load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
-        return _lines([self.client.get_run(run_id) for run_id in self.run_ids])
+    def runs(self, run_ids: Sequence[str]) -> pandas.DataFrame:
+        """The runs of these ids, as `load_runs` gives them."""
+        return _lines([self.client.get_run(run_id) for run_id in run_ids])
+
+
+def _children(parent: str) -> str:
+    return f"tags.`mlflow.parentRunId` = '{parent}'"
+
+
+def _patiently(request: Callable[[], T]) -> T:
+    """The request again while another process writes to the database: SQLite turns down whom it cannot queue."""
+    from mlflow.exceptions import MlflowException
+
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+        try:
+            return request()
+        except MlflowException as error:
+            if "database is locked" not in str(error):
+                raise
+            time.sleep(pause * (1 + random.random()))
+    return request()
 
 
 def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
@@ -223,8 +302,7 @@ def client(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
         _probe_server(uri, name)
     else:
         uri = _probe_database(uri, name, writing)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        _trust_the_disk()
     with _quiet():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -264,10 +342,23 @@ def _probe_database(uri: str, name: str, writing: bool) -> str:
         with engine.connect() as connection:
             if url.get_backend_name() == "sqlite":
                 connection.exec_driver_sql("PRAGMA schema_version")
+                if writing:  # once for the file: readers and a writer do not wait for each other, and a commit is cheap
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise Refused(f"{name}: {str(error).splitlines()[0]}") from None
     return url.render_as_string(hide_password=False)
+
+
+@cache
+def _trust_the_disk() -> None:
+    """SQLite does not wait for the disk at each commit: a power cut may lose the last runs, and harms no other."""
+    import sqlalchemy
+
+    @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "connect")
+    def relax(connection: Any, record: Any) -> None:
+        if "sqlite" in type(connection).__module__:
+            connection.execute("PRAGMA synchronous=NORMAL")
 
 
 @contextmanager
@@ -317,14 +408,16 @@ def _git(*arguments: str) -> str:
 
 def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
     """Writes a run's artifacts: matrices.safetensors, trajectory.parquet and figures/."""
-    import pandas
+    import pyarrow
+    from pyarrow import parquet
 
     from mfgd import plots
 
-    pandas.DataFrame(row.trajectory).astype({"step": "int64"}).to_parquet(folder / "trajectory.parquet", index=False)
+    table = pyarrow.table(row.trajectory | {"step": row.trajectory["step"].astype("int64")})
+    parquet.write_table(table, folder / "trajectory.parquet")
     save_file(_matrices(row.factors, problem), folder / "matrices.safetensors")
     if figures:
-        (folder / "figures").mkdir()
+        (folder / "figures").mkdir(exist_ok=True)
         for name, figure in plots.figures(row, problem).items():
             figure.savefig(folder / "figures" / f"{name}.png")
 
@@ -382,7 +475,7 @@ def load_runs(*, experiment: str = "mfgd", parent: str | None = None, uri: str |
     if known is None:
         names = sorted(e.name for e in reader.search_experiments())
         raise Refused(f"experiment {experiment}: none of that name is tracked here; allowed are {', '.join(names)}")
-    wanted = f"tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
+    wanted = _children(parent) if parent else ""
     found: list[Any] = []
     token: str | None = None
     while True:

@@ -60,7 +60,7 @@ def test_params_are_the_resolved_config_flattened():
 def test_fingerprint_sees_what_changes_a_number_and_nothing_else():
     prints = {composed(*line).fingerprint for line in ([], ["seed=1"], ["lr=0.01"], ["loss.scale=0.5"], ["steps=9"])}
     assert len(prints) == 5
-    same = [[], ["tracking.experiment=other"], ["tracking.figures=false"], ["batch_bytes=1"]]
+    same = [[], ["tracking.experiment=other"], ["tracking.figures=0"], ["batch_bytes=1"]]
     assert len({composed(*line).fingerprint for line in same}) == 1
 
 

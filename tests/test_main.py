@@ -53,15 +53,16 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
 
 
 def test_other_launchers_and_lots_give_the_same_results(tmp_path, monkeypatch):
-    line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=false")
+    line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=0")
     ways = {"batch": "hydra/launcher=batch", "basic": "hydra/launcher=basic", "lots": "hydra.sweeper.max_batch_size=3"}
+    ways["alone"] = "workers=1"
     for name, way in ways.items():
         done = mfgd(*line, way, f"tracking.experiment={name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path)
     ours, *others = (package.load_runs(experiment=name).dropna(subset="parent") for name in ways)
     kept = [name for name in ours if name.startswith(("params", "metrics", "tags")) and "seconds" not in name]
-    kept = [name for name in kept if name not in ("tags.overrides", "params.tracking.experiment")]
+    kept = [name for name in kept if name not in ("tags.overrides", "params.tracking.experiment", "params.workers")]
     key = ["params.rank", "params.init"]
     for runs in others:
         assert runs["parent"].nunique() == 1
@@ -70,12 +71,19 @@ def test_other_launchers_and_lots_give_the_same_results(tmp_path, monkeypatch):
 
 
 COMPONENTS = """
+import os
 import torch
 import mfgd
 
 
 def cauchy(*, width, **objective):
     return mfgd.loss.Loss(lambda r: torch.log1p((r / width).square()), **objective)
+
+
+def deadly(*, width, **objective):
+    if (torch.as_tensor(width) == 2).any():
+        os._exit(7)
+    return mfgd.loss.Loss(torch.square, **objective)
 
 
 def broken(*, width, **objective):
@@ -89,7 +97,7 @@ def broken(*, width, **objective):
 
 def test_a_users_own_loss_from_the_shell(tmp_path, monkeypatch):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = ("loss._target_=losses.cauchy", "+loss.width=2.0", "loss.scale=4", "steps=200", "tracking.figures=false")
+    line = ("loss._target_=losses.cauchy", "+loss.width=2.0", "loss.scale=4", "steps=200", "tracking.figures=0")
     done = mfgd(*line, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     monkeypatch.chdir(tmp_path)
@@ -102,7 +110,7 @@ def test_a_users_own_loss_from_the_shell(tmp_path, monkeypatch):
 
 def test_a_run_that_raises_fails_alone(tmp_path, monkeypatch):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = ("--multirun", "loss._target_=losses.broken", "+loss.width=1.0,2.0,3.0", "steps=9", "tracking.figures=false")
+    line = ("--multirun", "loss._target_=losses.broken", "+loss.width=1.0,2.0,3.0", "steps=9", "tracking.figures=0")
     done = mfgd(*line, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 of 3 runs FAILED" in done.stdout
@@ -115,8 +123,23 @@ def test_a_run_that_raises_fails_alone(tmp_path, monkeypatch):
     assert "ArithmeticError: the width is two" in traceback.read_text()
 
 
+def test_a_run_that_takes_its_process_down_fails_alone(tmp_path, monkeypatch):
+    (tmp_path / "losses.py").write_text(COMPONENTS)
+    widths = ",".join(f"{width}.0" for width in range(1, 41))
+    line = ("--multirun", "loss._target_=losses.deadly", f"+loss.width={widths}", "steps=9", "tracking.figures=0")
+    done = mfgd(*line, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 of 40 runs FAILED" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    runs = package.load_runs().dropna(subset="parent").set_index("params.loss.width")
+    assert len(runs) == 40
+    assert runs.index[runs["status"] != "FINISHED"].tolist() == ["2.0"]
+    (traceback,) = tmp_path.rglob(f"{runs.loc['2.0', 'run_id']}/artifacts/traceback.txt")
+    assert "died with exit code 7" in traceback.read_text()
+
+
 def test_interruption_leaves_nothing_running(tmp_path):
-    line = ("--multirun", "seed=range(40)", "batch_bytes=1", "steps=20000", "tracking.figures=false")
+    line = ("--multirun", "seed=range(40)", "batch_bytes=1", "steps=20000", "tracking.figures=0")
     process = subprocess.Popen(
         [sys.executable, "-m", "mfgd", *line],
         cwd=tmp_path,
@@ -137,6 +160,8 @@ def test_interruption_leaves_nothing_running(tmp_path):
     assert found.count("KILLED") == 1  # the parent; what was solved is written whole
     assert found.count("FINISHED") == len(found) - 1
     assert 2 <= len(found) < 40
+    (rest,) = tmp_path.glob("mlartifacts/*/*/artifacts/unfinished.txt")
+    assert len(rest.read_text().splitlines()) == 40 - (len(found) - 1)
 
 
 def test_help_names_the_vocabulary(tmp_path):

@@ -30,7 +30,7 @@ def test_a_users_own_loss(tmp_path):
     (block,) = [block for block in BLOCKS if "def cauchy" in block]
     (tmp_path / "losses.py").write_text(block)
     (line,) = re.findall(r"^    mfgd (.*losses\.cauchy.*)$", README, re.MULTILINE)
-    done = mfgd(*line.split(), "steps=20", "tracking.figures=false", cwd=tmp_path)
+    done = mfgd(*line.split(), "steps=20", "tracking.figures=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("losses.cauchy") == 3
 

@@ -84,6 +84,25 @@ def test_history_has_the_steps_of_the_trajectory(store, runs):
     assert [point.value for point in history] == trajectory["relative_error"].tolist()
 
 
+def test_a_large_sweep_logs_what_its_budget_of_points_allows(store):
+    point = composed("steps=500", "tracking.experiment=many", "tracking.points=4000", "tracking.figures=50")
+    (row,) = sweep.solve([point])
+    place = point.tracking()
+    place.open()
+    place.expected = 100
+    run_id = place.write(point, row, sweep.problem_of(point.problem))
+    client = MlflowClient(store)
+    steps = {name: [p.step for p in client.get_metric_history(run_id, name)] for name in SERIES}
+    assert {len(steps[name]) for name in SERIES - {"loss", "relative_error"}} == {1}
+    assert steps["loss"] == steps["relative_error"]
+    assert (steps["loss"][0], steps["loss"][-1]) == (0, 500)
+    assert 10 <= len(steps["loss"]) <= 20
+    assert sum(map(len, steps.values())) <= 40
+    assert {steps[name][-1] for name in SERIES} == {500}
+    assert not client.list_artifacts(run_id, "figures")
+    assert len(mfgd.load_run(run_id).trajectory) == len(row.trajectory["step"])
+
+
 def test_diverged_runs_are_results(store, runs):
     run = one(runs, rank="3", lr="0.001", loss="squared", init="normal")
     assert (run["tags.outcome"], run["status"]) == ("diverged", "FINISHED")
@@ -122,7 +141,7 @@ def test_matrices_come_back_bit_for_bit(store):
 
 def test_heldout_error_and_steps_to_tolerance(store):
     line = ("problem=synthetic", "problem.observed=0.6", "steps=3000", "lr=0.2", "tolerance=1e-2", "rank=5")
-    point = composed(*line, "init.scale=0.1", "tracking.experiment=heldout", "tracking.figures=false")
+    point = composed(*line, "init.scale=0.1", "tracking.experiment=heldout", "tracking.figures=0")
     (row,) = sweep.solve([point])
     assert row.outcome == "converged"
     place = point.tracking()
