@@ -98,8 +98,6 @@ class Objective:
             )
         n, m = problem.shape
         self.gram = loss.curvature is not None and problem.mask is None and n * m >= GRAM
-        height = max(1, BLOCK // m)
-        blocks = [None] if height >= n else [slice(i, i + height) for i in range(0, n, height)]
         # A quadratic loss has ρ′(R) = c R. Where its curvature c rounds nothing it joins the product, where it is free.
         self.folded = loss.curvature is not None and math.frexp(loss.curvature)[0] == 0.5
         self.gain = loss.curvature if self.folded and loss.curvature else 1.0
@@ -108,7 +106,7 @@ class Objective:
         if mask is not None or n * m < TINY:
             D, self.beta = _once(lambda D, mask=1.0: -self.gain * D * mask, D, *(() if mask is None else (mask,))), 1.0
             mask = None if mask is None else _once(lambda mask: self.gain * mask, mask)
-        self.blocks = [(rows, _rows(D, rows), _rows(mask, rows)) for rows in blocks]
+        self.blocks = [(rows, rows_of(D, rows), rows_of(mask, rows)) for rows in row_blocks(n, m)]
 
     def residual(self, factors: Factors) -> Tensor:
         """M ∘ (W₁ W₂ … W_L − D), (*, n, m)."""
@@ -156,7 +154,7 @@ class Objective:
         """c M ∘ (W₁ W₂ … W_L − D) on the rows of a block, written to `out` or to as many of its rows."""
         rows, D, mask = block
         times = _times(factors)
-        left, right = reduce(times, (_rows(factors[0], rows), *factors[1:-1])), factors[-1]
+        left, right = reduce(times, (rows_of(factors[0], rows), *factors[1:-1])), factors[-1]
         if out is not None and rows is not None:
             out = out[..., : left.shape[-2], :]
         if mask is not None:
@@ -173,7 +171,7 @@ class Objective:
             R = self._residual((factors[0], tail), block, room)
             S = R if self.folded else self.loss.slope(R)
             heads.append(times(tail, S.mT).mT)  # (S tailᵀ), written along its long side: up to twice as fast
-            below = times(_rows(factors[0], block[0]).mT, S)
+            below = times(rows_of(factors[0], block[0]).mT, S)
             above = below if above is None else above.add_(below)
         assert above is not None
         gradients = [torch.cat(heads, -2) if len(heads) > 1 else heads[0]]
@@ -195,7 +193,14 @@ class Objective:
         return [*gradients, (grown - seen).mul_(c)]
 
 
-def _rows(X: Any, rows: slice | None) -> Any:
+def row_blocks(n: int, m: int) -> list[slice | None]:
+    """Rows of an (n, m) matrix, `BLOCK` entries at a time; None: all of them."""
+    height = max(1, BLOCK // m)
+    return [None] if height >= n else [slice(i, i + height) for i in range(0, n, height)]
+
+
+def rows_of(X: Any, rows: slice | None) -> Any:
+    """Some rows of a matrix, or of none."""
     return X if rows is None or X is None else X[..., rows, :]
 
 
@@ -222,8 +227,8 @@ def _spread(A: Tensor, B: Tensor, out: Tensor | None = None) -> Tensor:
 @cache
 def _plain_bmm() -> bool:
     """Whether torch.bmm has the same bits as `_spread`: not where its compiler fused products with sums."""
-    generator = torch.Generator().manual_seed(0)
-    A, B = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((9, 4, 7), (9, 7, 5)))
+    # Not drawn: the first to ask may be inside torch.func.vmap, which forbids that.
+    A, B = (torch.arange(9.0 * n * m, dtype=torch.float64).sin().view(9, n, m) for n, m in ((4, 7), (7, 5)))
     pairs = [(A, B), (A.float(), B.float()), (A.mT.contiguous().mT, B.mT.contiguous().mT)]
     products = [(A[..., :1] + B[:, :1], A, B, _spread(A, B)) for A, B in pairs]
     return all(

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mfgd.descent import Objective, State, product
+from mfgd.descent import Objective, State, product, row_blocks, rows_of
 from mfgd.problem import Problem
 from mfgd.types import Factors
 
@@ -24,23 +24,36 @@ def norm(X: Tensor) -> Tensor:
 
 def joined(norms: Iterable[Tensor]) -> Tensor:
     """Root of the sum of squares, summed in the same order in any batch."""
-    return reduce(torch.add, (norm.square() for norm in norms)).sqrt()
+    first, *others = norms
+    return reduce(torch.add, (norm.square() for norm in others), first.square()).sqrt() if others else first
 
 
-def relative_error(problem: Problem, estimate: Tensor) -> Tensor:
+def relative_error(problem: Problem, factors: Factors) -> Tensor:
     """‖D̂ − D*‖ / ‖D*‖ with the truth D* where it is known, else with D on its observed entries."""
     if problem.truth is not None:
-        return norm(estimate - problem.truth) / norm(problem.truth)
-    residual = estimate - problem.D
-    return norm(residual if problem.mask is None else residual * problem.mask) / norm(problem.D)
+        return _misfit(factors, problem.truth, None)
+    return _misfit(factors, problem.D, problem.mask)
 
 
-def heldout_error(problem: Problem, estimate: Tensor) -> Tensor | None:
+def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
     """‖D̂ − D*‖ / ‖D*‖ over the entries that are not observed; None where there is no such entry or no truth."""
     if problem.truth is None or problem.mask is None:
         return None
-    hidden = 1 - problem.mask
-    return norm((estimate - problem.truth) * hidden) / norm(problem.truth * hidden)
+    return _misfit(factors, problem.truth, problem.mask, hidden=True)
+
+
+def _misfit(factors: Factors, target: Tensor, mask: Tensor | None, *, hidden: bool = False) -> Tensor:
+    """‖D̂ − T‖ / ‖T‖ over the entries under a mask, or over the others; no n×m matrix is built where that is large."""
+    misses, sizes = [], []
+    for rows in row_blocks(*target.shape[-2:]):
+        part, weight = rows_of(target, rows), rows_of(mask, rows)
+        missed = product((rows_of(factors[0], rows), *factors[1:])) - part
+        if weight is not None:
+            weight = 1 - weight if hidden else weight
+            missed, part = missed * weight, part * weight
+        misses.append(norm(missed))
+        sizes.append(norm(part))
+    return joined(misses) / joined(sizes)
 
 
 def balance(factors: Factors) -> Tensor:
@@ -128,12 +141,11 @@ def measure(objective: Objective, state: State, optimum: Tensor, *, full: bool =
         full: the costly ones too: sharpness.
     """
     problem, factors = objective.problem, state.factors
-    estimate = product(factors)
     sigma = singular_values(factors)
     gradient = joined(norm(G) for G in objective.gradient(factors))
     measures = {
         "loss": state.loss,
-        "relative_error": relative_error(problem, estimate),
+        "relative_error": relative_error(problem, factors),
         "excess_loss": excess_loss(state.loss, optimum),
         "loss_gap": state.loss - optimum,
         "gradient_norm": gradient,
@@ -142,7 +154,7 @@ def measure(objective: Objective, state: State, optimum: Tensor, *, full: bool =
         "nuclear_norm": sigma.sum(-1),
     }
     measures |= {f"sigma.{i + 1}": sigma[..., i] for i in range(min(SIGMAS, sigma.shape[-1]))}
-    if (heldout := heldout_error(problem, estimate)) is not None:
+    if (heldout := heldout_error(problem, factors)) is not None:
         measures["heldout_error"] = heldout
     if full:
         measures["sharpness"] = sharpness(objective, factors)
@@ -156,6 +168,4 @@ def excess_loss(loss: Tensor, optimum: Tensor) -> Tensor:
 
 def distance(objective: Objective, state: State, optimum: Tensor) -> Tensor:
     """How far a state is from the answer, (*,): `excess_loss`, else `relative_error`; held against ``tolerance``."""
-    return torch.where(
-        optimum > 0, excess_loss(state.loss, optimum), relative_error(objective.problem, product(state.factors))
-    )
+    return torch.where(optimum > 0, excess_loss(state.loss, optimum), relative_error(objective.problem, state.factors))

@@ -55,10 +55,11 @@ class Problem:
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The same problem in another precision, on another device."""
-        D, mask, truth = (
-            None if x is None else x.to(dtype=dtype, device=device) for x in (self.D, self.mask, self.truth)
-        )
+        D, mask = (None if x is None else x.to(dtype=dtype, device=device) for x in (self.D, self.mask))
         assert D is not None
+        truth = self.truth
+        if truth is not None:
+            truth = D if truth is self.D else truth.to(dtype=dtype, device=device)
         return Problem(D, mask, truth, self.rank, self.generated)
 
 

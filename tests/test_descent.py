@@ -239,7 +239,7 @@ def test_eckart_young_on_digits():
         Objective(mfgd.problem.digits(), HALF), GD, start, lr=0.9 / float(sigma[0]), records=range(0, 601, 10)
     )
     assert_allclose(state.loss, 0.5 * (sigma[10:] ** 2).sum(), rtol=1e-6)
-    assert_allclose(metrics.relative_error(mfgd.problem.digits(), product(state.factors)), 0.28922, atol=1e-5)
+    assert_allclose(metrics.relative_error(mfgd.problem.digits(), state.factors), 0.28922, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -26,31 +26,44 @@ def state(objective: Objective, Ws, step: int = 0) -> State:
 @BATCHES
 @KINDS
 def test_relative_error(batch, kind):
-    given, estimate = problem(kind, batch), product(factors(batch))
-    expected = norm(estimate - given.truth) / norm(given.truth)
-    assert_allclose(metrics.relative_error(given, estimate), expected, rtol=1e-13)
+    given, made = problem(kind, batch), factors(batch)
+    expected = norm(product(made) - given.truth) / norm(given.truth)
+    assert_allclose(metrics.relative_error(given, made), expected, rtol=1e-13)
 
 
 @BATCHES
 @KINDS
 def test_relative_error_without_a_truth_is_over_observed_entries(batch, kind):
-    given, estimate = problem(kind, batch), product(factors(batch))
+    given, made = problem(kind, batch), factors(batch)
     blind = Problem(given.D, given.mask)
     mask = np.ones_like(given.D) if given.mask is None else given.mask.numpy()
-    expected = norm(mask * (estimate - given.D).numpy()) / norm(mask * given.D.numpy())
-    assert_allclose(metrics.relative_error(blind, estimate), expected, rtol=1e-13)
-    assert metrics.heldout_error(blind, estimate) is None
+    expected = norm(mask * (product(made) - given.D).numpy()) / norm(mask * given.D.numpy())
+    assert_allclose(metrics.relative_error(blind, made), expected, rtol=1e-13)
+    assert metrics.heldout_error(blind, made) is None
 
 
 @BATCHES
 def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
-    given, estimate = problem("noisy", batch), product(factors(batch))
+    given, made = problem("noisy", batch), factors(batch)
     hidden, truth = given.mask.numpy() == 0, given.truth.numpy()
-    expected = norm(np.where(hidden, estimate.numpy() - truth, 0)) / norm(np.where(hidden, truth, 0))
-    assert_allclose(metrics.heldout_error(given, estimate), expected, rtol=1e-13)
-    right = torch.where(given.mask == 0, given.truth, 1e3)
-    assert (metrics.heldout_error(given, right) == 0).all()
-    assert metrics.heldout_error(problem("full", batch), estimate) is None
+    expected = norm(np.where(hidden, product(made).numpy() - truth, 0)) / norm(np.where(hidden, truth, 0))
+    assert_allclose(metrics.heldout_error(given, made), expected, rtol=1e-13)
+    right = Problem(given.D, given.mask, torch.where(given.mask == 0, product(made), 1e3))
+    assert (metrics.heldout_error(right, made) == 0).all()
+    assert metrics.heldout_error(problem("full", batch), made) is None
+
+
+@KINDS
+def test_errors_of_large_matrices_are_taken_a_few_rows_at_a_time(kind, monkeypatch):
+    given, made = problem(kind, (3,)), factors((3,))
+    whole = metrics.relative_error(given, made), metrics.heldout_error(given, made)
+    monkeypatch.setattr("mfgd.descent.BLOCK", 2 * given.shape[1])
+    for error, expected in zip(
+        (metrics.relative_error(given, made), metrics.heldout_error(given, made)), whole, strict=True
+    ):
+        assert (error is None) == (expected is None)
+        if error is not None:
+            assert_allclose(error, expected, rtol=1e-14)
 
 
 @BATCHES
@@ -193,5 +206,5 @@ def test_excess_and_distance(optimum, excess, batch):
     at = state(objective, made)._replace(loss=torch.full(batch, 2.0, dtype=torch.float64))
     least = torch.full(batch, optimum, dtype=torch.float64)
     assert_array_equal(metrics.excess_loss(at.loss, least), np.full(batch, excess))
-    relative = metrics.relative_error(objective.problem, product(made))
+    relative = metrics.relative_error(objective.problem, made)
     assert_array_equal(metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative)
