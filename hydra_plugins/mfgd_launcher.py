@@ -57,8 +57,8 @@ class BatchLauncher(Launcher):
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         assign(config, ("hydra", "job", "id"), str(number))
         assign(config, ("hydra", "job", "num"), number)
-        # An interpolation, as hardly any job asks for its folder, and not parsed: either would take a sixth of the time
-        # that composing a job may.
+        # An interpolation, as hardly any job asks for its folder, and not parsed here: either would add a sixth to what
+        # composing a job takes.
         folder: Any = config.hydra.runtime._get_node("output_dir")
         folder._val = "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}"
         return config

@@ -30,7 +30,7 @@ MANY = 2000
 """From so many multiplications for each product of vectors on, that loop is slower than passes over all runs."""
 GRAM = 60_000
 """From so many entries of a full matrix on, Gram matrices are cheaper than its residual."""
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 """Entries of a residual that are computed at once."""
 GRAIN = 1 << 15
 """From so many entries on, torch has several threads work on one matrix."""
