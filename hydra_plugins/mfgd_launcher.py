@@ -24,8 +24,9 @@ class BatchLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
+        self.composer = Composer(hydra_context.config_loader)
         # The sweeper composes every job too, to see that it is legal, and does so through this context.
-        hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
+        hydra_context.config_loader = self.composer.for_checks()  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A return per job, in order; its value is what the task function gave for that job."""
@@ -54,7 +55,7 @@ class BatchLauncher(Launcher):
 
     def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """The config of a job, its hydra node included."""
-        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        config = self.composer.load_sweep_config(self.config, list(overrides))
         assign(config, ("hydra", "job", "id"), str(number))
         assign(config, ("hydra", "job", "num"), number)
         # An interpolation, as hardly any job asks for its folder, and not parsed here: either would add a sixth to what

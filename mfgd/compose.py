@@ -28,6 +28,13 @@ class Composer:
         self._apart: dict[tuple[str, ...], bool] = {}
         # Pickled, a config is copied five times as fast as by deepcopy.
         self._bases: dict[tuple[str, ...], tuple[bytes, Any]] = {}
+        self._used: dict[Any, DictConfig] | None = None
+
+    def for_checks(self) -> Composer:
+        """One whose configs hold until its next: for a sweeper, which composes each job to see that it is legal."""
+        twin = Composer(self._loader)
+        twin._lines, twin._apart, twin._bases, twin._used = self._lines, self._apart, self._bases, {}
+        return twin
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -45,7 +52,9 @@ class Composer:
             base = self._loader.load_sweep_config(master_config, list(rest))
             self._bases[rest] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL), base.hydra.job.config.override_dirname
         pickled, names = self._bases[rest]
-        config: DictConfig = pickle.loads(pickled)
+        config: DictConfig = (self._used or {}).get((rest, keys)) or pickle.loads(pickled)
+        if self._used is not None:
+            self._used[rest, keys] = config
         for line in lines:
             if line.plain and not assign(config, line.path, line.value):
                 ConfigLoaderImpl._apply_overrides_to_config([line.override], config)

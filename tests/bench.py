@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import chdir
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -258,7 +259,8 @@ def records() -> Line:
     settings = ("rank=2", "lr=0.005", "steps=10000")
 
     def batch(*more: str) -> list[Point]:
-        return [point(*settings, *more, f"seed={seed}") for seed in range(1000)]
+        first = point(*settings, *more)
+        return [replace(first, seed=seed) for seed in range(1000)]
 
     dense, sparse = batch(), batch("record.steps=[]")
     return compare(
@@ -277,15 +279,20 @@ def memory() -> Line:
     size = 4000
     line = ("problem=synthetic", f"problem.n={size}", f"problem.m={size}", "problem.rank=20", "rank=20", "steps=20")
     code = f"""
-import resource, sys
+import re, sys
+from pathlib import Path
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import bench
 from mfgd import sweep
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
 small = [key.replace("{size}", "300") for key in {line!r}]
 sweep.solve([bench.point(*small, "init=normal")])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 sweep.solve([bench.point(*{line!r}, "init=normal")])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((peak() - before) * 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours, whole = float(done.stdout) / 2**20, size * size * 8 / 2**20
@@ -327,7 +334,7 @@ def tracking() -> Line:
     """Milliseconds a run of a sweep of 1,000, against the bare MLflow calls for the same content."""
     from mlflow.entities import Metric, Param
 
-    points = [point("rank=2", "lr=0.005", "steps=1000", f"seed={seed}") for seed in range(50)]
+    points = [replace(point("rank=2", "lr=0.005", "steps=1000"), seed=seed) for seed in range(50)]
     rows = sweep.solve(points)
     store = points[0].tracking()
     store.open()

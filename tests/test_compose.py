@@ -1,5 +1,7 @@
 """What the composer gives equals what Hydra composes."""
 
+from functools import cache
+
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -58,7 +60,15 @@ def composed(loader, master, lines):
 @given(lines=st.lists(st.sampled_from(LINES), max_size=6))
 def test_equals_what_hydra_composes(loaders, lines):
     loader, composer, master = loaders
-    assert composed(composer, master, lines) == composed(loader, master, lines)
+    expected = composed(loader, master, lines)
+    assert composed(composer, master, lines) == expected
+    assert composed(checks(composer), master, lines) == expected
+
+
+@cache
+def checks(composer):
+    """One for all examples, as its configs are used again."""
+    return composer.for_checks()
 
 
 @pytest.mark.parametrize(
