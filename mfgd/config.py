@@ -35,7 +35,7 @@ from mfgd.types import Count, NonNegative, Positive, Refused, Seed
 
 # An installed package carries conf/ inside; a checkout has it beside.
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
-GROUPS = ("problem", "init", "loss", "optimizer", "record", "tracking")
+GROUPS = ("problem", "init", "loss", "optimizer", "schedule", "record", "tracking")
 
 
 class Scalars(BaseModel):
@@ -101,6 +101,7 @@ class Point:
     init: Component
     loss: Component
     optimizer: Component
+    schedule: Component
     record: Component
     tracking: Component
     experiment: str | None

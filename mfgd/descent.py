@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cache, reduce
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ class Objective:
 
     def __init__(self, problem: Problem, loss: Loss) -> None:
         self.problem, self.loss = problem, loss
+        self.room: Tensor | None = None
         self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
         self.weighted = bool((torch.as_tensor(self.weight) != 1).any())
         self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
@@ -125,30 +127,36 @@ class Objective:
             terms = terms + self.loss.penalty / 2 * reduce(torch.add, squares)
         return terms[..., 0, 0]
 
-    def gradient(self, factors: Factors, room: Tensor | None = None) -> Factors:
+    def gradient(self, factors: Factors, only: int | None = None) -> Factors:
         """∂f/∂W_l = w (W₁…W_{l−1})ᵀ (M ∘ ρ′(R)) (W_{l+1}…W_L)ᵀ + λ W_l, of the shapes of the factors.
 
         Args:
             factors: where, W₁ (*, n, k) … W_L (*, k, m).
-            room: memory for residuals, as the method of that name gives it; None: fresh memory each time.
+            only: of which factor, counted from 0; None: of all.
         """
         times = _times(factors)
         tails = [factors[-1]]  # W_{l+1}…W_L
         for W in factors[-2:0:-1]:
             tails.append(times(W, tails[-1]))
         tails.reverse()
-        gradients = self._by_grams(factors, tails) if self.gram else self._by_residual(factors, tails, room)
+        by = self._by_grams if self.gram else self._by_residual
+        gradients = by(factors, tails, only)
         if self.weighted:
             gradients = [G.mul_(self.weight) for G in gradients]
         if self.penalized:
-            gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, factors, strict=True)]
+            moved = factors if only is None else (factors[only],)
+            gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, moved, strict=True)]
         return tuple(gradients)
 
-    def room(self, factors: Factors) -> Tensor | None:
-        """Memory that one `gradient` after another may use: fresh pages at every step cost more than the arithmetic."""
-        if self.gram or factors[0].ndim != 3:
-            return None
-        return self._residual(factors, self.blocks[0])
+    def with_room(self, factors: Factors) -> Objective:
+        """The same with memory for residuals of such factors: fresh pages at every step cost more than the arithmetic.
+
+        Its gradients can not be differentiated.
+        """
+        made = copy(self)
+        if not self.gram and factors[0].ndim == 3:
+            made.room = self._residual(factors, self.blocks[0])
+        return made
 
     def _residual(self, factors: Factors, block: Block, out: Tensor | None = None) -> Tensor:
         """c M ∘ (W₁ W₂ … W_L − D) on the rows of a block, written to `out` or to as many of its rows."""
@@ -165,30 +173,37 @@ class Objective:
             return torch.add(D, times(left, right, out=out), alpha=self.gain, out=out)
         return torch.add(self.beta * D, times(left, right), alpha=self.gain)
 
-    def _by_residual(self, factors: Factors, tails: list[Tensor], room: Tensor | None) -> list[Tensor]:
+    def _by_residual(self, factors: Factors, tails: list[Tensor], only: int | None) -> list[Tensor]:
         times, tail, heads, above = _times(factors), tails[0], [], None
         for block in self.blocks:
-            R = self._residual((factors[0], tail), block, room)
+            R = self._residual((factors[0], tail), block, self.room)
             S = R if self.folded else self.loss.slope(R)
-            heads.append(times(tail, S.mT).mT)  # (S tailᵀ), written along its long side: up to twice as fast
-            below = times(rows_of(factors[0], block[0]).mT, S)
-            above = below if above is None else above.add_(below)
-        assert above is not None
-        gradients = [torch.cat(heads, -2) if len(heads) > 1 else heads[0]]
-        for W, tail in zip(factors[1:-1], tails[1:], strict=True):
-            gradients.append(times(above, tail.mT))
+            if only is None or only == 0:
+                heads.append(times(tail, S.mT).mT)  # (S tailᵀ), written along its long side: up to twice as fast
+            if only != 0:
+                below = times(rows_of(factors[0], block[0]).mT, S)
+                above = below if above is None else above.add_(below)
+        gradients = [torch.cat(heads, -2)] if len(heads) > 1 else heads
+        if above is None:
+            return gradients
+        for level, (W, tail) in enumerate(zip(factors[1:-1], tails[1:], strict=True), 1):
+            if only is None or only == level:
+                gradients.append(times(above, tail.mT))
             above = times(W.mT, above)
-        return [*gradients, above]
+        return [*gradients, above] if only is None or only == len(factors) - 1 else gradients
 
-    def _by_grams(self, factors: Factors, tails: list[Tensor]) -> list[Tensor]:
+    def _by_grams(self, factors: Factors, tails: list[Tensor], only: int | None) -> list[Tensor]:
         """c ((LᵀL) W_l (T Tᵀ) − (LᵀD) Tᵀ) with L = W₁…W_{l−1}, T = W_{l+1}…W_L and the curvature c.
 
         For a quadratic loss of a full matrix: two products with D, where the residual takes three of that size.
         """
         c = self.loss.curvature or 1.0
         gradients, seen, grown = [], self.problem.D, factors[0]  # seen: LᵀD, grown: LᵀL W_l
-        for W, after, tail in zip(factors, factors[1:], tails, strict=False):
-            gradients.append((tail @ seen.mT).mT.mul_(-c).add_(grown @ (tail @ tail.mT), alpha=c))
+        for level, (W, after, tail) in enumerate(zip(factors, factors[1:], tails, strict=False)):
+            if only is None or only == level:
+                gradients.append((tail @ seen.mT).mT.mul_(-c).add_(grown @ (tail @ tail.mT), alpha=c))
+                if only == level:
+                    return gradients
             seen, grown = W.mT @ seen, W.mT @ grown @ after
         return [*gradients, (grown - seen).mul_(c)]
 
@@ -245,6 +260,12 @@ def _once(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     return function(*arrays)
 
 
+def _listed(lr: float | Tensor | Sequence[float | Tensor]) -> Callable[[int], float | Tensor]:
+    if isinstance(lr, Sequence):
+        return lambda step: lr[min(step, len(lr) - 1)]
+    return lambda step: lr
+
+
 def never(state: State) -> Tensor:
     """The stopping rule that stops no run."""
     return torch.zeros_like(state.loss, dtype=torch.bool)
@@ -256,7 +277,7 @@ def descent(
     optimizer: Optimizer,
     factors: Factors,
     *,
-    lr: float | Tensor | Sequence[float | Tensor],
+    lr: float | Tensor | Sequence[float | Tensor] | Callable[[int], float | Tensor],
     records: Sequence[int],
     divergence: float | Tensor = float("inf"),
     reached: Callable[[State], Tensor] = never,
@@ -271,8 +292,8 @@ def descent(
         objective: what is descended.
         optimizer: how.
         factors: the start, W₁ (*, n, k) … W_L (*, k, m); not modified.
-        lr: learning rate, a number or a column (*, 1, 1); or a sequence of them, the rates of the first steps, whose
-            last one holds.
+        lr: learning rate, a number or a column (*, 1, 1); a sequence of them, the rates of the first steps, whose last
+            one holds; or a function from the number of steps done.
         records: ascending steps at which to yield; the last is the budget.
         divergence: a run has diverged when its loss is not finite or above this multiple of its start; (*,).
         reached: state → (*,) bool, which runs have converged.
@@ -280,7 +301,7 @@ def descent(
     Yields:
         The state at each record.
     """
-    rates = lr if isinstance(lr, Sequence) else (lr,)
+    rates = lr if callable(lr) else _listed(lr)
     shape = objective.problem.shape
     if _times(factors) is not _spread:
         # As its gradient is laid out; what is done entry by entry with both is then one pass through memory.
@@ -288,15 +309,14 @@ def descent(
     memory = optimizer.init(factors)
     with serially(*shape):
         start = objective.value(factors)
-        room = objective.room(factors)
+        moving = objective.with_room(factors)
     outcome = torch.zeros(start.shape, dtype=torch.int64, device=start.device)
     held = factors
     step = 0
     for record in records:
         with serially(*shape):
             while step < record:
-                gradients = objective.gradient(factors, room)
-                factors, memory = optimizer.step(factors, gradients, memory, rates[min(step, len(rates) - 1)])
+                factors, memory = optimizer.step(moving, factors, memory, rates(step))
                 step += 1
             running = outcome == RUNNING
             held = factors = tuple(

@@ -89,7 +89,9 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     )
     optimum = column(optima)[:, 0, 0]
     tolerance = column([point.tolerance for point in points])[:, 0, 0]
-    schedule = _schedule(first)
+    records = _schedule(first)
+    rates = [column(lr) for lr in zip(*(point.lr for point in points), strict=True)]
+    change = made([point.schedule for point in points])
 
     def reached(state: State) -> Tensor:
         return (tolerance > 0) & (metrics.distance(objective, state, optimum) <= tolerance)
@@ -98,13 +100,13 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
         objective,
         made([point.optimizer for point in points]),
         tuple(stack(list(Ws)).to(first.dtype).to(first.device) for Ws in zip(*starts, strict=True)),
-        lr=[column(rates) for rates in zip(*(point.lr for point in points), strict=True)],
-        records=schedule.records,
+        lr=rates if change is None else lambda step: rates[min(step, len(rates) - 1)] * change(step, first.steps),
+        records=records.records,
         divergence=column([point.divergence for point in points])[:, 0, 0],
         reached=reached,
     )
     full = first.diagnostics == "full"
-    return follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), schedule.snapshots)
+    return follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), records.snapshots)
 
 
 def outcomes(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
@@ -159,8 +161,10 @@ def _layout(point: Point) -> tuple[Any, ...]:
 def _check(point: Point) -> None:
     """Builds what a point starts from, for the refusals in it."""
     try:
-        _start(problem_of(point.problem), point)
+        problem = problem_of(point.problem)
+        start = _start(problem, point)
         _schedule(point)
+        point.optimizer().check(Objective(problem, point.loss()), start)
     except Refused:
         raise
     except Exception:
@@ -178,7 +182,7 @@ def _identity(point: Point) -> tuple[Any, ...]:
     def identity(component: Component) -> tuple[Any, ...]:
         return component.function, tuple((key, None if isinstance(v, float) else v) for key, v in component.items)
 
-    parts = (identity(component) for component in (point.loss, point.optimizer, point.record))
+    parts = (identity(component) for component in (point.loss, point.optimizer, point.schedule, point.record))
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
     return (*parts, *numbers, point.dtype, point.device, point.diagnostics)
 

@@ -149,7 +149,13 @@ def solved(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int
         stack = interleaved if tiny else torch.stack
         D_, mask_, *Ws = (None if X is None else stack(list(X[part])) for X in (D, mask, *factors))
         rates = torch.full((len(D_), 1, 1), lr, dtype=D.dtype)
-        for _ in descent(Objective(Problem(D_, mask_), SQUARED), optimizer.gd(), tuple(Ws), lr=rates, records=[steps]):
+        for _ in descent(
+            Objective(Problem(D_, mask_), SQUARED),
+            optimizer.gd(alternating=False),
+            tuple(Ws),
+            lr=rates,
+            records=[steps],
+        ):
             pass
 
 
@@ -427,7 +433,7 @@ def end_to_end() -> Line:
 
 def until(objective: Objective, start: Sequence[Tensor], lr: float, reached: Callable[[State], Tensor], steps: int):
     """Gradient descent with heavy ball until it is there."""
-    method = optimizer.momentum(beta=0.9)
+    method = optimizer.momentum(beta=0.9, alternating=False)
     *_, state = descent(objective, method, tuple(start), lr=lr, records=range(0, steps + 1, 5), reached=reached)
     assert bool(reached(state)), float(state.loss)
 

@@ -4,6 +4,7 @@ An option without an entry here fails `test_every_option_is_a_case` of its modul
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import mfgd
 from mfgd.loss import Loss
+from mfgd.optimizer import Optimizer
 from mfgd.problem import Problem, stream
 
 BATCHES = pytest.mark.parametrize("batch", [(), (3,)], ids=["single", "batch"])
@@ -44,9 +46,24 @@ LOSSES = {  # reference: ρ in NumPy
     "logcosh": Case({}, _logcosh),
 }
 
-OPTIMIZERS = {  # reference: parameters, lr → torch.optim
-    "gd": Case({}, lambda parameters, lr: torch.optim.SGD(parameters, lr)),
-    "momentum": Case({"beta": 0.8}, lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.8)),
+OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the method
+    "gd": Case({}, torch.optim.SGD),
+    "momentum": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8)),
+    "nesterov": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8, nesterov=True)),
+    # A large epsilon: where a gradient is all rounding, Adam blows that up to a step of its usual length.
+    "adam": Case(
+        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, partial(torch.optim.Adam, betas=(0.8, 0.95), eps=1e-3)
+    ),
+    "scaled_gd": Case({"damping": 0.1, "damped_by": "number"}, None),
+    "polyak": Case({"floor": 0.1, "metric": "scaled", "damping": 0.1}, None),
+    "mu": Case({}, None),
+    "als": Case({}, None),
+}
+
+SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler
+    "constant": Case({}, partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)),
+    "geometric": Case({"decay": 0.9}, lambda optimizer, budget: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)),
+    "cosine": Case({}, torch.optim.lr_scheduler.CosineAnnealingLR),
 }
 
 INITS = {  # reference: whether a rank above min(n, m) is possible
@@ -97,6 +114,12 @@ def options(group: str) -> set[str]:
 def loss(name: str, **keys: Any) -> Loss:
     """A loss with its example hyperparameters; by default the plain sum."""
     return getattr(mfgd.loss, name)(**{"scale": 1.0, "reduction": "sum", "penalty": 0.0} | LOSSES[name].keys | keys)
+
+
+def optimizer(name: str, **keys: Any) -> Optimizer:
+    """An optimizer with its example hyperparameters; by default its factors move at once."""
+    moves = {} if name in ("mu", "als") else {"alternating": False}
+    return getattr(mfgd.optimizer, name)(**moves | OPTIMIZERS[name].keys | keys)
 
 
 def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:

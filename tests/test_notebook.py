@@ -38,7 +38,7 @@ def objective() -> mfgd.Objective:
 @pytest.fixture(scope="module")
 def states(objective) -> dict[int, State]:
     start = mfgd.init.notebook()(objective.problem, (3, 2, 4), torch.Generator())
-    stream = descent(objective, mfgd.optimizer.gd(), start, lr=[0.01, 0.001], records=RECORDS)
+    stream = descent(objective, mfgd.optimizer.gd(alternating=False), start, lr=[0.01, 0.001], records=RECORDS)
     return {state.step: state for state in stream}
 
 

@@ -1,60 +1,241 @@
-"""One step, against torch.optim."""
+"""One step, against torch.optim, scikit-learn's NMF, NumPy's least squares and the formulas in NumPy."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
-from cases import BATCHES, OPTIMIZERS, column, factors, loss, options, problem
+from cases import BATCHES, OPTIMIZERS, PROBLEMS, column, factors, loss, optimizer, options, problem
 from numpy.testing import assert_allclose
+from sklearn.decomposition import NMF
 
 import mfgd
 from mfgd import Objective
 from mfgd.descent import descent, product
+from mfgd.problem import Problem
+from mfgd.types import Refused
 
 NAMES = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
-def made(name: str) -> mfgd.optimizer.Optimizer:
-    return getattr(mfgd.optimizer, name)(**OPTIMIZERS[name].keys)
+KNOWN = pytest.mark.parametrize("name", [name for name, case in OPTIMIZERS.items() if case.reference])
+KINDS = pytest.mark.parametrize("kind", PROBLEMS)
+TURNS = pytest.mark.parametrize("alternating", [False, True], ids=["at once", "alternating"])
+HALF = loss("squared", scale=0.5)
 
 
 def test_every_option_is_a_case():
     assert options("optimizer") == set(OPTIMIZERS)
 
 
-@NAMES
+@KNOWN
+@TURNS
 @BATCHES
 @pytest.mark.parametrize("depth", [2, 3])
-def test_trajectory_is_torch_s(name, batch, depth):
+def test_trajectory_is_torch_s(name, batch, depth, alternating):
     given, start = problem("noisy", batch), factors(batch, depth)
     # A number and a column take different kernels.
-    rates = column(0.001, 0.003, 0.01) if batch else 0.005
-    states = descent(Objective(given, loss("squared", scale=0.5)), made(name), start, lr=rates, records=range(201))
+    rates = column(0.001, 0.002, 0.004) if batch else 0.003
+    method = optimizer(name, alternating=alternating)
+    states = descent(Objective(given, HALF), method, start, lr=rates, records=range(201))
     ours = torch.stack([product(state.factors) for state in states])
 
     parameters = [
         [W.clone().requires_grad_() for W in Ws] for Ws in ([*zip(*start, strict=True)] if batch else [start])
     ]
+    turns = [(level,) for level in range(depth)] if alternating else [range(depth)]
     optimizers = [
-        OPTIMIZERS[name].reference(Ws, lr)
-        for Ws, lr in zip(parameters, rates.flatten().tolist() if batch else [rates], strict=True)
+        [OPTIMIZERS[name].reference([run[level] for level in levels], lr=lr) for levels in turns]
+        for run, lr in zip(parameters, rates.flatten().tolist() if batch else [rates], strict=True)
     ]
     theirs = []
     for _ in range(201):
-        estimate = torch.stack([product(tuple(Ws)) for Ws in parameters]).reshape(given.D.shape)
-        theirs.append(estimate.detach())
-        (0.5 * (given.mask * (estimate - given.D)).square().sum()).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        theirs.append(torch.stack([product(tuple(Ws)).detach() for Ws in parameters]).reshape(given.D.shape))
+        for turn in range(len(turns)):
+            estimate = torch.stack([product(tuple(Ws)) for Ws in parameters]).reshape(given.D.shape)
+            (0.5 * (given.mask * (estimate - given.D)).square().sum()).backward()
+            for run in optimizers:
+                run[turn].step()
+            for Ws in parameters:
+                for W in Ws:
+                    W.grad = None
     assert_allclose(ours, torch.stack(theirs), rtol=1e-10, atol=1e-10)
+
+
+def scaled(C, F, damping):
+    """The direction of scaled gradient descent on ½‖CF − D‖², as its formula stands."""
+    right, left = F @ F.T + damping * np.eye(len(F)), C.T @ C + damping * np.eye(len(F))
+    return lambda R: R @ F.T @ np.linalg.inv(right), lambda R: np.linalg.inv(left) @ C.T @ R
+
+
+@pytest.mark.parametrize("damped_by", ["number", "error"])
+@TURNS
+def test_scaled_gd_is_its_formula(damped_by, alternating):
+    given, (C, F) = problem("full"), factors()
+    method = mfgd.optimizer.scaled_gd(damping=0.3, damped_by=damped_by, alternating=alternating)
+    *_, state = descent(Objective(given, HALF), method, (C, F), lr=0.2, records=[0, 30])
+    D, C, F = given.D.numpy(), C.numpy(), F.numpy()
+
+    def damping():
+        return 0.3 if damped_by == "number" else 0.3 * np.sqrt(0.5 * ((C @ F - D) ** 2).sum())
+
+    for _ in range(30):
+        along_C, along_F = scaled(C, F, damping())
+        step_C = 0.2 * along_C(C @ F - D)
+        if alternating:
+            C = C - step_C
+            F = F - 0.2 * scaled(C, F, damping())[1](C @ F - D)
+        else:
+            C, F = C - step_C, F - 0.2 * along_F(C @ F - D)
+    assert_allclose(state.factors[0], C, rtol=1e-10)
+    assert_allclose(state.factors[1], F, rtol=1e-10)
+
+
+@BATCHES
+def test_scaled_gd_does_not_see_how_the_product_is_split(batch):
+    # Tong, Ma, Chi 2021: C, F → C Q, Q⁻¹ F leaves the products of all iterates alone.
+    given, (C, F) = problem("full", batch), factors(batch)
+    Q = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.5, -1.0], [0.3, 0.0, 1.5]], dtype=torch.float64)
+    method = mfgd.optimizer.scaled_gd(damping=0.0, damped_by="number", alternating=False)
+    ends = []
+    for start in ((C, F), (C @ Q, torch.linalg.inv(Q) @ F)):
+        *_, state = descent(Objective(given, HALF), method, start, lr=0.3, records=[0, 50])
+        ends.append(product(state.factors))
+    assert_allclose(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "scaled"])
+def test_polyak_is_its_formula(metric):
+    given, (C, F) = problem("full"), factors()
+    method = mfgd.optimizer.polyak(floor=0.05, metric=metric, damping=0.0, alternating=False)
+    *_, state = descent(Objective(given, loss("absolute")), method, (C, F), lr=0.7, records=[0, 25])
+    D, C, F = given.D.numpy(), C.numpy(), F.numpy()
+    for _ in range(25):
+        S, gap = np.sign(C @ F - D), abs(C @ F - D).sum() - 0.05
+        G, H = S @ F.T, C.T @ S
+        along = scaled(C, F, 0.0) if metric == "scaled" else (lambda S: G, lambda S: H)  # noqa: B023
+        P, Q = (direction(S) for direction in along)
+        length = 0.7 * gap / ((G * P).sum() + (H * Q).sum())
+        C, F = C - length * P, F - length * Q
+    assert_allclose(state.factors[0], C, rtol=1e-8)
+    assert_allclose(state.factors[1], F, rtol=1e-8)
+
+
+def test_polyak_rests_at_the_answer():
+    start = factors()
+    method = mfgd.optimizer.polyak(floor=0.0, metric="euclidean", damping=0.0, alternating=False)
+    *_, state = descent(Objective(Problem(product(start)), HALF), method, start, lr=1.0, records=[0, 3])
+    assert all(map(torch.equal, state.factors, start))
+
+
+@KINDS
+@pytest.mark.parametrize("penalty", [0.1, 2.0])
+@BATCHES
+def test_als_is_least_squares(kind, penalty, batch):
+    given, (C, F) = problem(kind, batch), factors(batch)
+    objective = Objective(given, loss("squared", scale=0.7, reduction="mean", penalty=penalty))
+    *_, state = descent(objective, mfgd.optimizer.als(), (C, F), lr=1.0, records=[0, 3])
+    for b in range(max(1, *batch)) if batch else [...]:
+        D, mask = given.D[b].numpy(), np.ones(given.D[b].shape) if given.mask is None else given.mask[b].numpy()
+        X, Y = C[b].numpy(), F[b].numpy()
+        # Rows of √λ I below, as w‖M∘(XY − D)‖² + λ/2 ‖X‖² is one sum of squares.
+        ridge = np.sqrt(penalty / 2 / (0.7 / mask.sum())) * np.eye(X.shape[1])
+
+        def fitted(basis, D, mask, ridge=ridge):
+            return np.stack(
+                [
+                    np.linalg.lstsq(np.vstack([m[:, None] * basis, ridge]), np.append(m * d, np.zeros(len(ridge))))[0]
+                    for d, m in zip(D, mask, strict=True)
+                ]
+            )
+
+        for _ in range(3):
+            X = fitted(Y.T, D, mask)
+            Y = fitted(X, D.T, mask.T).T
+        assert_allclose(state.factors[0][b], X, rtol=1e-8, atol=1e-10)
+        assert_allclose(state.factors[1][b], Y, rtol=1e-8, atol=1e-10)
+
+
+def test_alternating_scaled_gd_at_rate_1_is_als():
+    given, start = problem("full"), factors()
+    method = mfgd.optimizer.scaled_gd(damping=0.0, damped_by="number", alternating=True)
+    ends = [
+        [*descent(Objective(given, HALF), used, start, lr=1.0, records=[0, 4])][-1]
+        for used in (method, mfgd.optimizer.als())
+    ]
+    assert_allclose(product(ends[0].factors), product(ends[1].factors), rtol=1e-10, atol=1e-10)
+
+
+def test_mu_is_scikit_learn_s():
+    D = mfgd.problem.digits()
+    generator = np.random.default_rng(0)
+    C, F = (generator.uniform(0.1, 1.1, shape) for shape in ((1797, 10), (10, 64)))
+    *states, state = descent(
+        Objective(D, HALF), mfgd.optimizer.mu(), tuple(map(torch.tensor, (C, F))), lr=1.0, records=range(0, 201, 10)
+    )
+    losses = np.array([float(s.loss) for s in (*states, state)])
+    assert (np.diff(losses) <= 0).all()
+    model = NMF(10, init="custom", solver="mu", tol=0, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged, which tol=0 forbids
+        expected = model.fit_transform(D.D.numpy(), W=C.copy(), H=F.copy()) @ model.components_
+    assert_allclose(product(state.factors), expected, atol=1e-8)
+
+
+@BATCHES
+def test_mu_under_a_mask_descends_to_a_stationary_point(batch):
+    given = problem("masked", batch)
+    given = Problem(given.D.abs(), given.mask)
+    start = tuple(W.abs() for W in factors(batch))
+    objective = Objective(given, loss("squared", penalty=0.1))
+    states = [*descent(objective, mfgd.optimizer.mu(), start, lr=1.0, records=[0, *range(1, 100), 20_000])]
+    losses = torch.stack([state.loss for state in states])
+    assert (losses[1:] <= losses[:-1] * (1 + 1e-14)).all()
+    end = states[-1].factors
+    for W, G in zip(end, objective.gradient(end), strict=True):
+        # Karush–Kuhn–Tucker: W ≥ 0, G ≥ 0 and one of them 0.
+        assert (W >= 0).all()
+        assert (G > -1e-6).all()
+        assert ((W * G).abs() < 1e-6).all()
+
+
+def test_what_cannot_be_used_is_refused():
+    objective, start = Objective(problem("full"), HALF), factors()
+    with pytest.raises(Refused, match="D has negative entries"):
+        mfgd.optimizer.mu().check(objective, start)
+    positive = Objective(Problem(problem("full").D.abs()), HALF)
+    with pytest.raises(Refused, match="the start has negative entries"):
+        mfgd.optimizer.mu().check(positive, start)
+    mfgd.optimizer.mu().check(positive, tuple(W.abs() for W in start))
+    for made in (mfgd.optimizer.mu(), mfgd.optimizer.als()):
+        with pytest.raises(Refused, match="allowed is loss=squared"):
+            made.check(Objective(problem("full"), loss("huber")), start)
+        with pytest.raises(Refused, match="allowed is depth=2"):
+            made.check(positive, factors(depth=3))
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov", "adam", "scaled_gd", "polyak"])
+@TURNS
+def test_a_run_does_not_depend_on_its_company(name, alternating):
+    given, start = problem("noisy", (3,)), factors((3,))
+    method = optimizer(name, alternating=alternating)
+    rates = column(0.05, 1e9, 0.01)
+    *_, state = descent(Objective(given, HALF), method, start, lr=rates, records=[0, 40])
+    for b in (0, 2):
+        one = Problem(given.D[b : b + 1], given.mask[b : b + 1])
+        run = tuple(W[b : b + 1] for W in start)
+        *_, alone = descent(Objective(one, HALF), method, run, lr=rates[b : b + 1], records=[0, 40])
+        assert all(torch.equal(W, X[b : b + 1]) for W, X in zip(alone.factors, state.factors, strict=True))
 
 
 @NAMES
 @BATCHES
 def test_a_step_changes_nothing_in_place(name, batch):
-    optimizer, start, gradients = made(name), factors(batch), factors(batch, seed=1)
-    kept = [X.clone() for X in (*start, *gradients)]
-    _, memory = optimizer.step(start, gradients, optimizer.init(start), 0.1)
-    before = None if memory is None else [V.clone() for V in memory]
-    optimizer.step(start, gradients, memory, 0.1)
-    assert all(map(torch.equal, (*start, *gradients), kept))
-    assert memory is None or all(map(torch.equal, memory, before))
+    method, start = optimizer(name), tuple(W.abs() for W in factors(batch))
+    objective = Objective(Problem(problem("full", batch).D.abs()), HALF)
+
+    def tensors(memory):
+        return [] if memory is None else [X for X in torch.utils._pytree.tree_leaves(memory) if torch.is_tensor(X)]
+
+    _, memory = method.step(objective, start, method.init(start), 0.1)
+    kept = [X.clone() for X in (*start, *tensors(memory))]
+    method.step(objective, start, memory, 0.1)
+    assert all(map(torch.equal, (*start, *tensors(memory)), kept))

@@ -24,7 +24,7 @@ def descended(given, used, rank: int) -> float:
     # Twice σ₁ · 2w bounds the curvature at the optimum.
     lr = 0.25 / weight({"scale": used.scale, "reduction": used.reduction}) / float(given.D.norm())
     start = tuple(0.5 * W for W in factors((3,), rank=rank))
-    *_, state = descent(Objective(given, used), mfgd.optimizer.gd(), start, lr=lr, records=[10_000])
+    *_, state = descent(Objective(given, used), mfgd.optimizer.gd(alternating=False), start, lr=lr, records=[10_000])
     return float(state.loss.min())
 
 

@@ -72,7 +72,9 @@ RECORDS = [0, 1, 2, 5, 10, 20, 40]
 
 def stream(rates=RATES, **keys):
     objective = Objective(problem("full", (3,)), loss("squared", scale=0.5))
-    return descent(objective, mfgd.optimizer.gd(), factors((3,)), lr=column(*rates), records=RECORDS, **keys)
+    return descent(
+        objective, mfgd.optimizer.gd(alternating=False), factors((3,)), lr=column(*rates), records=RECORDS, **keys
+    )
 
 
 def measure(state: State) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ import torch
 from test_config import composed
 
 from mfgd import sweep
+from mfgd.types import Refused
 
 SYNTHETIC = ("problem=synthetic", "problem.n=12", "problem.m=9", "problem.rank=2", "steps=300", "lr=0.1")
 
@@ -119,3 +120,34 @@ def test_full_diagnostics_add_sharpness():
     (row,) = sweep.solve(grid("diagnostics=full init=spectral loss.scale=0.5 steps=5"))
     # At the balanced optimum of ½‖D − CF‖² the sharpness is 2 σ1(D), and σ1 = 1 here (Cohen et al. 2021, appendix).
     assert row.trajectory["sharpness"][0] == pytest.approx(2.0, rel=1e-9)
+
+
+def test_schedules_and_optimizers_share_batches_by_their_floats():
+    points = grid(
+        "schedule=geometric",
+        "schedule=geometric schedule.decay=0.9",
+        "schedule=cosine",
+        "optimizer=scaled_gd",
+        "optimizer=scaled_gd optimizer.damping=0.1",
+        "optimizer=scaled_gd optimizer.alternating=true",
+    )
+    assert sweep.batches(points) == [[0, 1], [2], [3, 4], [5]]
+
+
+def test_a_geometric_schedule_of_a_batch_is_that_of_each_run():
+    points = grid("schedule=geometric schedule.decay=0.99", "schedule=geometric schedule.decay=0.9", "lr=[0.1,0.05]")
+    pair = sweep.solve(points[:2])
+    for point, row in zip(points, pair, strict=False):
+        (alone,) = sweep.solve([point])
+        assert all(map(torch.equal, alone.factors, row.factors))
+    listed = grid("lr=[" + ",".join(str(0.1 * 0.9**t) for t in range(300)) + "]")
+    (expected,) = sweep.solve(listed)
+    for W, X in zip(pair[1].factors, expected.factors, strict=True):
+        assert torch.linalg.vector_norm(W - X) <= 1e-13 * torch.linalg.vector_norm(X)
+
+
+def test_unusable_optimizers_are_refused_before_anything_is_solved():
+    with pytest.raises(Refused, match="optimizer=mu"):
+        sweep.batches(grid("optimizer=mu"))
+    with pytest.raises(Refused, match="optimizer=als: allowed is loss=squared"):
+        sweep.batches(grid("optimizer=als loss=huber"))

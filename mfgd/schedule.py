@@ -1,0 +1,29 @@
+"""How the learning rate changes from step to step.
+
+Each function here is an option of ``schedule=``; its keyword arguments are that option's keys. It returns what
+multiplies ``lr``, as a function of the number of steps done and of the budget, or None where the rate holds.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+from annotated_types import Gt, Le
+from torch import Tensor
+
+Schedule = Callable[[int, int], float | Tensor] | None
+
+
+def constant() -> Schedule:
+    """The rate holds."""
+    return None
+
+
+def geometric(*, decay: Annotated[float, Gt(0), Le(1)]) -> Schedule:
+    """decayᵗ after t steps (Goffin 1977, On convergence rates of subgradient optimization methods, section 3)."""
+    return lambda step, budget: decay**step
+
+
+def cosine() -> Schedule:
+    """(1 + cos(π t/T))/2 after t of T steps, from 1 to 0 (Loshchilov, Hutter 2017, SGDR, eq. 5, without restarts)."""
+    return lambda step, budget: (1 + math.cos(math.pi * step / budget)) / 2
