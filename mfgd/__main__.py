@@ -41,6 +41,7 @@ class Session:
             workers = points[0].workers or cores()
             batches = sweep.batches(points, workers)
             store = self.open(points)
+        _announce(points)
         losses: dict[int, float] = {}
         pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
         with tqdm(total=len(points), unit="run", mininterval=pace, disable=len(points) == 1) as progress:
@@ -90,6 +91,14 @@ class Session:
         if self.unfinished and self.store.parent:
             print(f"{len(self.unfinished)} runs were not done; unfinished.txt of the sweep's own run lists them")
         print(f"compare in the browser:  {self.store.ui}")
+
+
+def _announce(points: Sequence[config.Point]) -> None:
+    beyond, limit = sweep.unstable(points)
+    if beyond:
+        rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
+        what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
+        print(f"mfgd: {what}, the rate up to which gradient descent can converge to a minimum", file=sys.stderr)
 
 
 def main() -> None:

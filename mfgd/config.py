@@ -45,6 +45,7 @@ class Scalars(BaseModel):
 
     rank: Count
     lr: Positive | Annotated[list[Positive], MinLen(1)]
+    lr_unit: Literal["absolute", "sigma1", "sharpness"]
     steps: Count
     tolerance: NonNegative
     divergence: Annotated[float, Gt(1)]
@@ -87,6 +88,7 @@ class Point:
     rank: int
     lr: tuple[float, ...]
     """The rates of the first steps; the last one holds."""
+    lr_unit: str
     steps: int
     tolerance: float
     divergence: float

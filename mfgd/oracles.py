@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mfgd.loss import Loss
@@ -40,6 +42,49 @@ def singular_values(problem: Problem) -> Tensor | None:
     sigma = problem.spectrum
     if sigma is None:
         return None
-    import torch
-
     return torch.where(sigma > sigma[0] * max(problem.shape) * torch.finfo(sigma.dtype).eps, sigma, 0)
+
+
+def curvature(problem: Problem, loss: Loss) -> float:
+    """c of f ≈ c/2 ‖W₁…W_L − D‖² near the answer: ρ″(0) times the weight of an entry times the share observed.
+
+    NaN where the loss has no second derivative at 0 that is positive, as the absolute value.
+    """
+    second = loss.curvature
+    if second is None:
+        zero = torch.zeros(1, 1, dtype=torch.float64)
+        second = float(torch.func.grad(lambda r: loss.slope(r).sum())(zero))
+    size = math.prod(problem.shape)
+    share = float(problem.count) / size
+    weight = loss.scale / size if loss.reduction == "mean" else loss.scale * share
+    return second * weight if second > 0 else math.nan
+
+
+def rate_unit(problem: Problem, loss: Loss) -> float:
+    """1/(c σ₁): the rate up to which gradient descent is stable at the balanced answer, at depth 2.
+
+    There its sharpness is 2 c σ₁, the least that any global minimizer has, and 2 over it is the limit: beyond, gradient
+    descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks,
+    theorem 1). σ₁ is the largest singular value of D, of an incomplete one that of the observed matrix over the share
+    observed, c the `curvature`.
+    """
+    share = float(problem.count) / math.prod(problem.shape)
+    return share / (curvature(problem, loss) * largest(problem.D))
+
+
+def largest(D: Tensor) -> float:
+    """σ₁ of a matrix (n, m), of a large one by Lanczos."""
+    if min(D.shape) < 200:
+        return float(torch.linalg.matrix_norm(D, ord=2))
+    from scipy.sparse.linalg import svds
+
+    return float(svds(D.numpy(), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[0])
+
+
+def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
+    """The rate beyond which gradient descent converges to no minimizer, NaN where theory does not know it.
+
+    `rate_unit` for the squared loss of a complete D without penalty at depth 2.
+    """
+    known = loss.curvature is not None and problem.mask is None and loss.penalty == 0 and depth == 2
+    return rate_unit(problem, loss) if known else math.nan

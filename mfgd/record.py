@@ -28,6 +28,8 @@ class Row:
     """Where it ended, W₁ (n, k) … W_L (k, m), on the host."""
     snapshots: list[tuple[int, Factors]]
     """Step and factors at some of the records, the last among them."""
+    rate: float = math.nan
+    """The learning rate that came of the one given, where that has another unit; of several the last."""
 
     def summary(self, tolerance: float) -> dict[str, float]:
         """The metrics of one value. `steps_to_tolerance` is the first record at or below it, absent if none was.
@@ -45,6 +47,8 @@ class Row:
             "steps_run": float(steps[-1]),
             "solve_seconds": float(self.trajectory["seconds"][-1]),
         }
+        if math.isfinite(self.rate):
+            values["lr_absolute"] = self.rate
         if tolerance > 0 and self.outcome == "converged":
             values["steps_to_tolerance"] = float(steps[-1])
         return values

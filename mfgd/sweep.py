@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfgd import metrics, oracles
+from mfgd import loss, metrics, optimizer, oracles, schedule
 from mfgd.config import Component, Point
 from mfgd.descent import Objective, State, descent, interleaved, interleaves, serially
 from mfgd.init import Init
@@ -90,7 +91,9 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     optimum = column(optima)[:, 0, 0]
     tolerance = column([point.tolerance for point in points])[:, 0, 0]
     records = _schedule(first)
-    rates = [column(lr) for lr in zip(*(point.lr for point in points), strict=True)]
+    units = [_unit(*each) for each in zip(points, problems, starts, strict=True)]
+    given = ([unit * lr for lr in point.lr] for point, unit in zip(points, units, strict=True))
+    rates = [column(lr) for lr in zip(*given, strict=True)]
     change = made([point.schedule for point in points])
 
     def reached(state: State) -> Tensor:
@@ -106,7 +109,10 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
         reached=reached,
     )
     full = first.diagnostics == "full"
-    return follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), records.snapshots)
+    rows = follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), records.snapshots)
+    for row, rate in zip(rows, rates[-1].flatten().tolist(), strict=True):
+        row.rate = rate
+    return rows
 
 
 def outcomes(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
@@ -142,6 +148,42 @@ def _start(problem: Problem, point: Point) -> Factors:
     return factors
 
 
+def _unit(point: Point, problem: Problem, start: Factors) -> float:
+    """What the given rate is multiplied by."""
+    if point.lr_unit == "absolute":
+        return 1.0
+    if point.lr_unit == "sigma1":
+        unit = oracles.rate_unit(problem, point.loss())
+    else:
+        unit = 2 / float(metrics.sharpness(Objective(problem, point.loss()), start))
+    if not 0 < unit < math.inf:
+        raise Refused(f"lr_unit={point.lr_unit} with loss={point.loss.name}: no such rate; allowed is absolute")
+    return unit
+
+
+def unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
+    """Those whose rate is beyond what theory says gradient descent can converge with, and the least such limit.
+
+    Both in the unit of the rates. Of problems that differ in their seed alone the first stands for all.
+    """
+    beyond, least = [], math.inf
+    limits: dict[Any, float] = {}
+    for point in points:
+        choices = point.optimizer.function, point.loss.function, point.schedule.function
+        known = choices == (optimizer.gd, loss.squared, schedule.constant) and point.lr_unit != "sharpness"
+        if not known or point.optimizer.arguments["alternating"]:
+            continue
+        key = _seedless(point.problem), point.loss, point.depth, point.lr_unit
+        if key not in limits:
+            problem, used = problem_of(point.problem), point.loss()
+            unit = oracles.rate_unit(problem, used) if point.lr_unit == "sigma1" else 1.0
+            limits[key] = oracles.rate_limit(problem, used, point.depth) / unit
+        if point.lr[-1] > limits[key]:
+            beyond.append(point)
+            least = min(least, limits[key])
+    return beyond, least
+
+
 def _schedule(point: Point) -> Schedule:
     return point.record()(point.steps)
 
@@ -165,6 +207,7 @@ def _check(point: Point) -> None:
         start = _start(problem, point)
         _schedule(point)
         point.optimizer().check(Objective(problem, point.loss()), start)
+        _unit(point, problem, start)
     except Refused:
         raise
     except Exception:

@@ -100,3 +100,42 @@ def test_no_state_is_below_the_optimum(kind, penalty):
         root = np.sqrt(np.maximum(sigma[:2] - shrink, 0))
         near = (torch.from_numpy(U[:, :2] * root), torch.from_numpy(root[:, None] * Vh[:2]))
         assert Objective(given, used).value(near) >= oracles.optimum(given, used, 2) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("squared", 2.0), ("huber", 1.0), ("logcosh", 1.0), ("absolute", None)])
+def test_curvature_is_the_second_derivative_at_the_answer(name, expected):
+    given = problem("full")
+    for reduction, weight in (("sum", 0.3), ("mean", 0.3 / given.D.numel())):
+        found = oracles.curvature(given, loss(name, scale=0.3, reduction=reduction))
+        if expected is None:
+            assert np.isnan(found)
+        else:
+            assert found == pytest.approx(expected * weight, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+@pytest.mark.parametrize("times", [0.97, 1.03])
+def test_gradient_descent_converges_up_to_the_limit_and_not_beyond(scale, times):
+    # At σ₁ the balanced answer has sharpness 2 c σ₁; a start near it stays below the limit and leaves beyond it.
+    given, used = problem("exact"), loss("squared", scale=scale)
+    limit = oracles.rate_limit(given, used, 2)
+    assert limit == pytest.approx(1 / (2 * scale * np.linalg.svd(given.D, compute_uv=False)[0]), rel=1e-12)
+    U, sigma, Vh = torch.linalg.svd(given.D, full_matrices=False)
+    C, F = U[:, :3] * sigma[:3].sqrt(), sigma[:3, None].sqrt() * Vh[:3]
+    start = (C + 1e-4 * torch.ones_like(C), F + 1e-4 * torch.ones_like(F))
+    *_, state = descent(
+        Objective(given, used), mfgd.optimizer.gd(alternating=False), start, lr=times * limit, records=[0, 5000]
+    )
+    assert (state.loss < 1e-20) == (times < 1)
+
+
+def test_the_limit_is_known_for_complete_matrices_and_quadratic_losses_only():
+    assert np.isnan(oracles.rate_limit(problem("masked"), loss("squared"), 2))
+    assert np.isnan(oracles.rate_limit(problem("full"), loss("huber"), 2))
+    assert np.isnan(oracles.rate_limit(problem("full"), loss("squared", penalty=1.0), 2))
+    assert np.isnan(oracles.rate_limit(problem("full"), loss("squared"), 3))
+
+
+def test_the_largest_singular_value_of_a_large_matrix():
+    D = torch.randn(300, 250, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert oracles.largest(D) == pytest.approx(np.linalg.svd(D, compute_uv=False)[0], rel=1e-12)

@@ -122,6 +122,46 @@ def test_full_diagnostics_add_sharpness():
     assert row.trajectory["sharpness"][0] == pytest.approx(2.0, rel=1e-9)
 
 
+def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
+    line = "lr_unit=sigma1 lr=0.5 init=spectral init.scale=0.5 steps=200"
+    rows = sweep.solve(
+        grid(
+            f"{line} problem.spectrum=[2,1]",
+            f"{line} problem.spectrum=[2,1] loss.scale=3.0",
+            f"{line} problem.spectrum=[2,1] loss.reduction=mean",
+            f"{line} problem.spectrum=[20,10]",
+        )[:2]
+    )
+    mean, large = (
+        sweep.solve(grid(f"{line} problem.spectrum={spectrum} {more}"))[0]
+        for spectrum, more in (("[2,1]", "loss.reduction=mean"), ("[20,10]", ""))
+    )
+    # In ½‖D − CF‖² the unit is 1/σ₁; the plain sum has twice its curvature.
+    assert [row.rate for row in (*rows, mean, large)] == pytest.approx(
+        [0.5 / (2 * 2), 0.5 / (2 * 3 * 2), 0.5 * 12 * 9 / (2 * 2), 0.5 / (2 * 20)], rel=1e-12
+    )
+    errors = [row.trajectory["relative_error"] for row in (*rows, mean, large)]
+    for error in errors[1:]:
+        assert error == pytest.approx(errors[0], rel=1e-9, abs=1e-15)
+
+
+def test_rates_in_units_of_the_sharpness_at_the_start():
+    (row,) = sweep.solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
+    assert row.rate == pytest.approx(0.9, rel=1e-9)  # of ½‖·‖² at the balanced optimum L = 2 σ₁, and σ₁ = 1 here
+
+
+def test_an_unusable_unit_is_refused():
+    with pytest.raises(Refused, match="lr_unit=sigma1 with loss=absolute"):
+        sweep.batches(grid("lr_unit=sigma1 loss=absolute"))
+
+
+def test_rates_beyond_the_limit_are_known_before_the_sweep():
+    points = grid("lr=0.4", "lr=0.6", "lr=1.1 lr_unit=sigma1", "lr=9 loss=huber", "lr=9 optimizer=momentum")
+    beyond, least = sweep.unstable(points)
+    assert beyond == [points[1], points[2]]  # σ₁ = 1 and the plain sum of squares: 1/2σ₁
+    assert least == pytest.approx(0.5, rel=1e-12)
+
+
 def test_schedules_and_optimizers_share_batches_by_their_floats():
     points = grid(
         "schedule=geometric",
