@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,8 +107,8 @@ def follow(
         snapshots: the steps at which the factors are kept.
     """
     columns: list[dict[str, np.ndarray]] = []
-    active: list[np.ndarray] = []
     kept: list[tuple[int, Factors]] = []
+    lengths: Any = 0
     running = np.array(True)
     seconds, clock = 0.0, time.perf_counter()
     for state in states:
@@ -117,17 +117,16 @@ def follow(
         ones = np.ones(len(outcome))
         measures = {name: value.to(torch.float64).cpu().numpy() for name, value in measure(state).items()}
         columns.append({"step": state.step * ones, "seconds": seconds / len(outcome) * ones} | measures)
-        active.append(running & ones.astype(bool))
+        lengths = lengths + (running & ones.astype(bool))
         running = outcome == RUNNING
         if state.step in snapshots:
             kept.append((state.step, tuple(W.cpu() for W in state.factors)))
         clock = time.perf_counter()
 
-    table = {name: np.stack([row[name] for row in columns]) for name in columns[0]}
+    table = {name: np.stack([column[name] for column in columns], -1) for name in columns[0]}
     rows = []
-    for b, code in enumerate(outcome):
-        rows_of_run = np.stack([mask[b] for mask in active])
-        trajectory = {name: values[rows_of_run, b] for name, values in table.items()}
+    for b, (code, length) in enumerate(zip(outcome, lengths, strict=True)):
+        trajectory = {name: values[b, :length] for name, values in table.items()}
         factors = tuple(W[b].cpu().clone() for W in state.factors)
         end = int(trajectory["step"][-1])
         images = [(step, tuple(W[b] for W in Ws)) for step, Ws in kept if step < end]

@@ -175,13 +175,20 @@ def unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
             continue
         key = _seedless(point.problem), point.loss, point.depth, point.lr_unit
         if key not in limits:
-            problem, used = problem_of(point.problem), point.loss()
-            unit = oracles.rate_unit(problem, used) if point.lr_unit == "sigma1" else 1.0
-            limits[key] = oracles.rate_limit(problem, used, point.depth) / unit
+            limits[key] = _limit(point)
         if point.lr[-1] > limits[key]:
             beyond.append(point)
             least = min(least, limits[key])
     return beyond, least
+
+
+def _limit(point: Point) -> float:
+    try:
+        problem = problem_of(point.problem)
+    except Exception:  # it fails again, as a run of its own, when it is solved
+        return math.nan
+    unit = oracles.rate_unit(problem, point.loss()) if point.lr_unit == "sigma1" else 1.0
+    return oracles.rate_limit(problem, point.loss(), point.depth) / unit
 
 
 def _schedule(point: Point) -> Schedule:
