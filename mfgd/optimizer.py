@@ -86,8 +86,10 @@ def adam(*, beta1: Momentum, beta2: Momentum, epsilon: Positive, alternating: bo
 def scaled_gd(*, damping: NonNegative, damped_by: Literal["number", "error"], alternating: bool) -> Optimizer:
     """Scaled gradient descent: W_l ← W_l − lr (LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹, L = W₁…W_{l−1}, T = W_{l+1}…W_L.
 
-    At depth 2: C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F (Tong, Ma, Chi 2021, eq. 3, where δ = 0).
-    With δ tied to the error it is PrecGD, for ranks above the true one (Zhang, Fattahi, Zhang 2021, eq. 6).
+    At depth 2: C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F (Tong, Ma, Chi 2021, Accelerating
+    ill-conditioned low-rank matrix estimation via scaled gradient descent, eq. 3, where δ = 0).
+    With δ tied to the error it is PrecGD, for ranks above the true one (Zhang, Fattahi, Zhang 2021, Preconditioned
+    gradient descent for over-parameterized nonconvex matrix factorization, section 1).
 
     Args:
         damping: δ, or what multiplies the error in it.
@@ -111,8 +113,8 @@ def polyak(
 ) -> Optimizer:
     """Polyak's step: W ← W − lr (f − f*) / ⟨G, H⟩ H, with H = G, or H the direction of `scaled_gd`.
 
-    Source: Polyak 1969, Minimization of unsmooth functionals, eq. 4; in the scaled metric Tong, Ma, Chi 2021,
-    Low-rank matrix recovery with scaled subgradient methods, eq. 13.
+    Source: Polyak 1969, Minimization of unsmooth functionals; in the scaled metric Tong, Ma, Chi 2021, Low-rank matrix
+    recovery with scaled subgradient methods, section II.
 
     Args:
         floor: f*, the least value of the objective.
@@ -161,7 +163,8 @@ def als() -> Optimizer:
 
     For the squared loss. There is no rate: ``lr`` is not used. A row or column of D with fewer observed entries than
     the rank has no unique minimizer, and the run diverges, unless there is a penalty.
-    Source: de Leeuw, Young, Takane 1976, Additive structure in qualitative data, section 2.
+    Source: Zhou, Wilkinson, Schreiber, Pan 2008, Large-scale parallel collaborative filtering for the Netflix prize,
+    section 3.1, with λ not weighted by the number of ratings.
     """
 
     def step(objective: Objective, factors: Factors, memory: None, lr: Rate) -> tuple[Factors, None]:
@@ -178,11 +181,13 @@ def _by_direction(
     """W ← W − lr H, where H and the next memory of a factor follow from its gradient and its memory alone."""
 
     def step(objective: Objective, factors: Factors, memory: list[Any], lr: Rate) -> tuple[Factors, list[Any]]:
+        if not alternating:  # in few lines, as many of Python's take as long as a step of small matrices
+            found = list(map(direction, objective.gradient(factors), memory))
+            return tuple(_descended(W, H, lr) for W, (H, _) in zip(factors, found, strict=True)), [m for _, m in found]
         moved, memory = list(factors), list(memory)
-        for levels, gradients in _turns(objective, moved, alternating):
-            for level, G in zip(levels, gradients, strict=True):
-                H, memory[level] = direction(G, memory[level])
-                moved[level] = _descended(moved[level], H, lr)
+        for (level,), (G,) in _turns(objective, moved, alternating):
+            H, memory[level] = direction(G, memory[level])
+            moved[level] = _descended(moved[level], H, lr)
         return tuple(moved), memory
 
     return Optimizer(lambda factors: [remember(W) for W in factors], step)

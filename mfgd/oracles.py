@@ -64,17 +64,18 @@ def rate_unit(problem: Problem, loss: Loss) -> float:
     """1/(c σ₁): the rate up to which gradient descent is stable at the balanced answer, at depth 2.
 
     There its sharpness is 2 c σ₁, the least that any global minimizer has, and 2 over it is the limit: beyond, gradient
-    descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks,
-    theorem 1). σ₁ is the largest singular value of D, of an incomplete one that of the observed matrix over the share
-    observed, c the `curvature`.
+    descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks). c is
+    the `curvature`, σ₁ the largest singular value of D, of an incomplete one that of the observed matrix over the share
+    observed. NaN where c is unknown, infinite where D is 0.
     """
     share = float(problem.count) / math.prod(problem.shape)
-    return share / (curvature(problem, loss) * largest(problem.D))
+    steepest = curvature(problem, loss) * largest(problem.D)
+    return share / steepest if steepest != 0 else math.inf
 
 
 def largest(D: Tensor) -> float:
     """σ₁ of a matrix (n, m), of a large one by Lanczos."""
-    if min(D.shape) < 200:
+    if min(D.shape) < 200 or not D.any():
         return float(torch.linalg.matrix_norm(D, ord=2))
     from scipy.sparse.linalg import svds
 

@@ -20,7 +20,7 @@ def constant() -> Schedule:
 
 
 def geometric(*, decay: Annotated[float, Gt(0), Le(1)]) -> Schedule:
-    """decayᵗ after t steps (Goffin 1977, On convergence rates of subgradient optimization methods, section 3)."""
+    """decayᵗ after t steps (Goffin 1977, On convergence rates of subgradient optimization methods)."""
     return lambda step, budget: decay**step
 
 
