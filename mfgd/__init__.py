@@ -33,8 +33,9 @@ This package imports neither Hydra nor MLflow; `load_run` and `load_runs` bring 
 
 from typing import Any
 
-from mfgd import descent, init, loss, metrics, optimizer, oracles, problem, record
-from mfgd.descent import Objective, State
+from mfgd import descent, init, loss, metrics, objective, optimizer, oracles, problem, record, schedule
+from mfgd.descent import State
+from mfgd.objective import Objective
 from mfgd.problem import Problem
 
 __version__ = "0.1.0"
@@ -49,10 +50,12 @@ __all__ = [
     "load_runs",
     "loss",
     "metrics",
+    "objective",
     "optimizer",
     "oracles",
     "problem",
     "record",
+    "schedule",
 ]
 
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mfgd.descent import Objective, State, product, row_blocks, rows_of
+from mfgd.descent import State
+from mfgd.objective import Objective, product, row_blocks, rows_of
 from mfgd.problem import Problem
 from mfgd.types import Factors
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 
+from mfgd.objective import Objective
 from mfgd.types import Factors, NonNegative, Positive, Refused
-
-if TYPE_CHECKING:
-    from mfgd.descent import Objective
 
 Momentum = Annotated[float, Ge(0), Lt(1)]
 Rate = float | Tensor

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from mfgd import oracles
-from mfgd.descent import product
+from mfgd.objective import product
 from mfgd.problem import Problem
 from mfgd.record import Row
 

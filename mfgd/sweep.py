@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mfgd import loss, metrics, optimizer, oracles, schedule
 from mfgd.config import Component, Point
-from mfgd.descent import Objective, State, descent, interleaved, interleaves, serially
+from mfgd.descent import State, descent
 from mfgd.init import Init
+from mfgd.objective import Objective, interleaved, interleaves, serially
 from mfgd.problem import Problem, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused

@@ -28,8 +28,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mfgd.config import Point
-from mfgd.descent import product
 from mfgd.init import factor_names
+from mfgd.objective import product
 from mfgd.problem import Problem
 from mfgd.record import Row
 from mfgd.types import Count, Factors, Refused

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from mfgd import config, loss, optimizer, sweep
 from mfgd.config import Point
-from mfgd.descent import Objective, State, descent, interleaved, interleaves
+from mfgd.descent import State, descent
+from mfgd.objective import Objective, interleaved, interleaves
 from mfgd.problem import Problem, digits
 
 REPEATS = 5

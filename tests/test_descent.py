@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 import mfgd
 from mfgd import Objective, metrics, oracles
-from mfgd.descent import BUDGET, CONVERGED, DIVERGED, RUNNING, descent, product
+from mfgd.descent import BUDGET, CONVERGED, DIVERGED, RUNNING, descent
+from mfgd.objective import product
 
 HALF = loss("squared", scale=0.5)
 DESCENTS = OPTIMIZERS.keys() - {"mu", "als"}  # which are for the squared loss at depth 2 only

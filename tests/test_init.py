@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 
 import mfgd
-from mfgd.descent import product
+from mfgd.objective import product
 from mfgd.problem import of, stream
 from mfgd.types import Refused
 

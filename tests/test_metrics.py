@@ -9,7 +9,7 @@ from cases import BATCHES, DEPTHS, LOSSES, PROBLEMS, M, N, factors, loss, proble
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mfgd import Objective, Problem, State, metrics
-from mfgd.descent import product
+from mfgd.objective import product
 
 KINDS = pytest.mark.parametrize("kind", PROBLEMS)
 
@@ -57,7 +57,7 @@ def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
 def test_errors_of_large_matrices_are_taken_a_few_rows_at_a_time(kind, monkeypatch):
     given, made = problem(kind, (3,)), factors((3,))
     whole = metrics.relative_error(given, made), metrics.heldout_error(given, made)
-    monkeypatch.setattr("mfgd.descent.BLOCK", 2 * given.shape[1])
+    monkeypatch.setattr("mfgd.objective.BLOCK", 2 * given.shape[1])
     for error, expected in zip(
         (metrics.relative_error(given, made), metrics.heldout_error(given, made)), whole, strict=True
     ):

@@ -9,7 +9,8 @@ import torch
 from numpy.testing import assert_allclose
 
 import mfgd
-from mfgd.descent import State, descent, product
+from mfgd.descent import State, descent
+from mfgd.objective import product
 
 D = [[0.0456, 0.1537, 0.0830, 0.0980], [0.2683, 0.4260, 0.4277, 0.4913], [0.4779, 0.7156, 0.7563, 0.8673]]
 C = [[0.9721, 0.2518], [0.0386, 0.5858], [0.4206, 0.2610]]

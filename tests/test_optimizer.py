@@ -11,7 +11,8 @@ from sklearn.decomposition import NMF
 
 import mfgd
 from mfgd import Objective
-from mfgd.descent import descent, product
+from mfgd.descent import descent
+from mfgd.objective import product
 from mfgd.problem import Problem
 from mfgd.types import Refused
 
