@@ -56,7 +56,7 @@ def composed(loader, master, lines):
     return OmegaConf.to_yaml(made, resolve=False), made._get_flag("struct"), made._metadata.object_type
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(st.sampled_from(LINES), max_size=6))
 def test_equals_what_hydra_composes(loaders, lines):
     loader, composer, master = loaders

@@ -127,13 +127,13 @@ def test_a_list_of_rates_is_for_the_first_steps_and_its_last_one_holds(batch):
 def test_a_batch_is_its_single_runs_bit_for_bit(optimizer, name, depth):
     given, start, rates = problem("noisy", (3,)), factors((3,), depth), (0.0002, 0.001, 0.0004)
     method = cases.optimizer(optimizer)
-    (whole,) = states(Objective(given, loss(name)), start, column(*rates), [50], method)
+    (whole,) = states(Objective(given, loss(name)), start, column(*rates), [20], method)
     for b, lr in enumerate(rates):
-        (single,) = states(Objective(one(given, b), loss(name)), run(start, b), column(lr), [50], method)
+        (single,) = states(Objective(one(given, b), loss(name)), run(start, b), column(lr), [20], method)
         assert equal(run(whole.factors, b), single.factors)
         assert whole.loss[b] == single.loss[0]
         alone = mfgd.Problem(given.D[b], given.mask[b])
-        (plain,) = states(Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [50], method)
+        (plain,) = states(Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [20], method)
         assert_allclose(plain.loss, whole.loss[b], rtol=1e-11)
 
 

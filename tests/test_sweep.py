@@ -82,7 +82,7 @@ def test_a_run_alone_and_in_a_batch_agree_bit_for_bit(monkeypatch, name, line):
 
 @pytest.mark.parametrize("line", LARGE.values(), ids=LARGE)
 def test_larger_runs_alone_and_in_a_batch_agree_to_rounding(monkeypatch, line):
-    for alone, row in alone_and_together(monkeypatch, line, steps=2000):
+    for alone, row in alone_and_together(monkeypatch, line, steps=500):
         if row.outcome != "diverged":
             for a, b in zip(alone.factors, row.factors, strict=True):
                 assert torch.linalg.vector_norm(a - b) <= 1e-12 * torch.linalg.vector_norm(b)
