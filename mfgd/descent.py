@@ -27,7 +27,8 @@ class State(NamedTuple):
     """(*,), an index into `OUTCOMES`. A run that is no longer running is frozen: its factors stay as they are here."""
 
 
-def _listed(lr: float | Tensor | Sequence[float | Tensor]) -> Callable[[int], float | Tensor]:
+def listed(lr: float | Tensor | Sequence[float | Tensor]) -> Callable[[int], float | Tensor]:
+    """The rate after a number of steps, where the first ones are listed and the last of them holds."""
     if isinstance(lr, Sequence):
         return lambda step: lr[min(step, len(lr) - 1)]
     return lambda step: lr
@@ -68,7 +69,7 @@ def descent(
     Yields:
         The state at each record.
     """
-    rates = lr if callable(lr) else _listed(lr)
+    rates = lr if callable(lr) else listed(lr)
     shape = objective.problem.shape
     factors = laid_out(factors)
     memory = optimizer.init(factors)

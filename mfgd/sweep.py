@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mfgd import loss, metrics, optimizer, oracles, schedule
 from mfgd.config import Component, Point
-from mfgd.descent import State, descent
+from mfgd.descent import State, descent, listed
 from mfgd.init import Init
 from mfgd.objective import Objective, interleaved, interleaves, serially
 from mfgd.problem import Problem, of, stream
@@ -95,6 +95,7 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     units = [_unit(*each) for each in zip(points, problems, starts, strict=True)]
     given = ([unit * lr for lr in point.lr] for point, unit in zip(points, units, strict=True))
     rates = [column(lr) for lr in zip(*given, strict=True)]
+    rate = listed(rates)
     change = made([point.schedule for point in points])
 
     def reached(state: State) -> Tensor:
@@ -104,15 +105,15 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
         objective,
         made([point.optimizer for point in points]),
         tuple(stack(list(Ws)).to(first.dtype).to(first.device) for Ws in zip(*starts, strict=True)),
-        lr=rates if change is None else lambda step: rates[min(step, len(rates) - 1)] * change(step, first.steps),
+        lr=rate if change is None else lambda step: rate(step) * change(step, first.steps),
         records=records.records,
         divergence=column([point.divergence for point in points])[:, 0, 0],
         reached=reached,
     )
     full = first.diagnostics == "full"
     rows = follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), records.snapshots)
-    for row, rate in zip(rows, rates[-1].flatten().tolist(), strict=True):
-        row.rate = rate
+    for row, last in zip(rows, rates[-1].flatten().tolist(), strict=True):
+        row.rate = last
     return rows
 
 
