@@ -53,7 +53,7 @@ class Scalars(BaseModel):
     depth: Annotated[int, Ge(2)]
     dtype: Literal["float64", "float32"]
     device: str
-    diagnostics: Literal["basic", "full"]
+    diagnostics: Literal["basic", "dynamics", "full"]
     batch_bytes: Count
     workers: Count | None
 

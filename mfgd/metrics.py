@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import reduce
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,22 @@ from mfgd.problem import Problem
 from mfgd.types import Factors
 
 SIGMAS = 8
-"""How many singular values are measured."""
+"""How many singular values and modes are measured."""
+ALIGNMENT = 20, 1e-6
+"""How many Gauss–Newton steps the alignment of factors takes at most, and the relative gain below which it ends."""
+RITZ = 10, 1e-8
+"""After how many Lanczos iterations each the largest eigenvalue is looked at, and which relative residual is enough."""
+
+
+class Target(NamedTuple):
+    """The leading singular triplets U diag(σ) Vᵀ of what is factored, largest first; σ is 0 beyond its rank."""
+
+    U: Tensor
+    """(*, n, r), orthonormal columns."""
+    sigma: Tensor
+    """(*, r)."""
+    V: Tensor
+    """(*, m, r), orthonormal columns."""
 
 
 def norm(X: Tensor) -> Tensor:
@@ -70,13 +86,121 @@ def singular_values(factors: Factors) -> Tensor:
 
     A run whose factors are not finite has NaN, and leaves its neighbours alone.
     """
-    finite = torch.stack([torch.isfinite(W).all(-1).all(-1) for W in factors]).all(0)[..., None, None]
-    first, *rest = (torch.where(finite, W, 0) for W in factors)
-    R = torch.linalg.qr(first, mode="r").R
-    for factor in rest[:-1]:
-        R = R @ factor
-    sigma = torch.linalg.svdvals(R @ torch.linalg.qr(rest[-1].mT, mode="r").R.mT)
+    finite, (first, *inner, last) = _finite(factors)
+    core = reduce(torch.matmul, (torch.linalg.qr(first, mode="r").R, *inner))
+    sigma = torch.linalg.svdvals(core @ torch.linalg.qr(last.mT, mode="r").R.mT)
     return torch.where(finite[..., 0], sigma, torch.nan)
+
+
+def triplets(factors: Factors) -> Target:
+    """The singular triplets of W₁…W_L, found as `singular_values`, with NaN for a run that is not finite."""
+    finite, (first, *inner, last) = _finite(factors)
+    (Q, R), (P, S) = torch.linalg.qr(first), torch.linalg.qr(last.mT)
+    U, sigma, Vh = torch.linalg.svd(reduce(torch.matmul, (R, *inner)) @ S.mT, full_matrices=False)
+    U, V = (torch.where(finite, X, torch.nan) for X in (Q @ U, P @ Vh.mT))
+    return Target(U, torch.where(finite[..., 0], sigma, torch.nan), V)
+
+
+def _finite(factors: Factors) -> tuple[Tensor, Factors]:
+    """Which runs have finite factors, (*, 1, 1), and the factors with zeros for those that have not."""
+    finite = torch.stack([torch.isfinite(W).all(-1).all(-1) for W in factors]).all(0)[..., None, None]
+    return finite, tuple(torch.where(finite, W, 0) for W in factors)
+
+
+def modes(factors: Factors, target: Target) -> Tensor:
+    """u_iᵀ D̂ v_i, how much of each mode of the target is learnt, (*, r).
+
+    Source: Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning, section 1.1.
+    """
+    left = reduce(torch.matmul, (target.U.mT, *factors[:-1]))
+    return (left * (factors[-1] @ target.V).mT).contiguous().sum(-1)
+
+
+def angles(factors: Factors, target: Target) -> tuple[Tensor, Tensor]:
+    """The largest principal angle between leading singular subspaces of D̂ and of the target, left and right, (*,).
+
+    In radians, from 0 to π/2, of as many dimensions as both the factors and the target have: by its sine, which keeps
+    the digits of small angles (Björck, Golub 1973, Numerical methods for computing angles between linear subspaces).
+    """
+    found = triplets(factors)
+    r = min(found.sigma.shape[-1], target.sigma.shape[-1])
+    shared = (target.sigma[..., None, :r] > 0).to(target.U.dtype)
+
+    def angle(A: Tensor, B: Tensor) -> Tensor:
+        A, B = A[..., :r] * shared, B[..., :r] * shared
+        missed = B - A @ (A.mT @ B)
+        finite = torch.isfinite(missed).all(-1).all(-1)
+        sine = torch.linalg.svdvals(torch.where(finite[..., None, None], missed, 0))[..., 0]
+        return torch.where(finite, torch.asin(sine.clamp(max=1)), torch.nan)
+
+    return angle(found.U, target.U), angle(found.V, target.V)
+
+
+def factor_distance(factors: Factors, target: Target) -> Tensor:
+    """min over invertible Q of √(‖(CQ − C*)Σ^½‖² + ‖(FᵀQ⁻ᵀ − F*ᵀ)Σ^½‖²) / ‖D*‖, (*,), with C* = UΣ^½ and F* = Σ^½Vᵀ.
+
+    How far the factors are from the balanced ones of the target's best rank-k approximation, up to what their product
+    does not tell (Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient
+    descent, the error metric of section 2). NaN where the target has not that rank, and where no Q is found: far from
+    the answer the infimum need not be attained. Q is found by Gauss–Newton steps, each the solution of a k×k Sylvester
+    equation.
+    """
+    C, F = factors
+    k = C.shape[-1]
+    root = target.sigma[..., :k].sqrt()
+    known = (root > 0).all(-1) & torch.isfinite(C).all(-1).all(-1) & torch.isfinite(F).all(-1).all(-1)
+    eye = torch.eye(k, dtype=C.dtype, device=C.device)
+    apart = known[..., None, None]
+    weight = torch.where(known[..., None], root, 1)[..., None, :]
+
+    def reduced(W: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in 2k dimensions, which hold all of them."""
+        R = torch.linalg.qr(torch.cat([torch.where(apart, W, 0), goal * weight], -1), mode="r").R
+        return R[..., :k], R[..., k:]
+
+    (A, goal_A), (B, goal_B) = reduced(C, target.U[..., :k]), reduced(F.mT, target.V[..., :k])
+
+    def misses(Q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inverse, info = torch.linalg.inv_ex(Q)
+        inverse = torch.where((info == 0)[..., None, None], inverse, torch.nan)
+        left, right = A @ Q, B @ inverse.mT
+        return left, right, (left - goal_A) * weight, (right - goal_B) * weight
+
+    def size(Q: Tensor) -> Tensor:
+        _, _, first, second = misses(Q)
+        return joined((norm(first), norm(second))).nan_to_num(torch.inf)
+
+    # The least squares fit of C alone; where C has not full rank no Q is of use.
+    grown = A.mT @ A
+    scale = grown.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=torch.finfo(C.dtype).tiny)
+    Q, info = torch.linalg.solve_ex(grown / scale + torch.where(apart, 0, eye), A.mT @ goal_A / scale)
+    usable = known & (info == 0)
+    Q = torch.where(usable[..., None, None] & torch.isfinite(Q), Q, eye)
+    best = size(Q)
+    for _ in range(ALIGNMENT[0]):
+        left, right, first, second = misses(Q)
+        slope = (right.mT @ second * weight).mT - left.mT @ first * weight
+        p, P = _eigh(left.mT @ left / weight / weight.mT)
+        r, R = _eigh(right.mT @ right / weight / weight.mT)
+        Y = P @ ((P.mT @ (slope / weight / weight.mT) @ R) / (p[..., :, None] + r[..., None, :])) @ R.mT
+        turn = Q @ (Y / weight / weight.mT)
+        better = torch.zeros_like(best, dtype=torch.bool)
+        for step in (1.0, 0.3, 0.1, 0.01):
+            tried = Q + step * turn
+            reached = size(tried)
+            gains = ~better & (reached < (1 - ALIGNMENT[1]) * best)
+            Q, best = torch.where(gains[..., None, None], tried, Q), torch.where(gains, reached, best)
+            better |= gains
+        if not better.any():
+            break
+    return torch.where(usable & torch.isfinite(best), best / norm(torch.diag_embed(target.sigma)), torch.nan)
+
+
+def _eigh(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, away from 0, and eigenvectors; of one that is not finite those of 0."""
+    finite = torch.isfinite(X).all(-1).all(-1)[..., None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, X, 0))
+    return values.clamp(min=torch.finfo(X.dtype).tiny), vectors
 
 
 def effective_rank(sigma: Tensor) -> Tensor:
@@ -112,34 +236,52 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
     steps = min(iterations, size)
     start = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start = (start / start.norm()).to(factors[0])
-    basis = [start.expand(*lead, size)]
+    V = start.new_zeros(*lead, steps, size)
+    V[..., 0, :] = start
     T = start.new_zeros(*lead, steps, steps)
+    largest = start.new_full(lead, torch.nan)
+    settled = torch.zeros(lead, dtype=torch.bool, device=start.device)
     for i in range(steps):
-        w = hessian(basis[i])
-        T[..., i, i] = (w * basis[i]).sum(-1)
-        V = torch.stack(basis, dim=-2)
+        w = hessian(V[..., i, :])
+        T[..., i, i] = (w * V[..., i, :]).sum(-1)
+        basis = V[..., : i + 1, :]
         for _ in range(2):
-            w = w - ((V @ w[..., None]).mT @ V)[..., 0, :]
+            w = w - ((basis @ w[..., None]).mT @ basis)[..., 0, :]
         length = torch.linalg.vector_norm(w, dim=-1)
+        if i + 1 == steps or (i + 1) % RITZ[0] == 0:
+            value, residual = _ritz(T[..., : i + 1, : i + 1], length)
+            largest = torch.where(settled, largest, value)
+            settled |= ~(residual > RITZ[1] * value.abs())
+            if settled.all():
+                break
         if i + 1 < steps:
             # An invariant subspace is exhausted when nothing is left of w: then the rest of T stays zero.
             alive = length > 1e-12 * T.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(min=torch.finfo(T.dtype).tiny)
             length = torch.where(alive, length, 0)
             T[..., i, i + 1] = T[..., i + 1, i] = length
-            basis.append(torch.where(alive[..., None], w / length[..., None], 0))
+            V[..., i + 1, :] = torch.where(alive[..., None], w / length[..., None], 0)
+    return largest
+
+
+def _ritz(T: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue of T and how far it can be from one of the Hessian; NaN for a run that is not finite."""
     finite = torch.isfinite(T).all(-1).all(-1)
-    largest = torch.linalg.eigvalsh(torch.where(finite[..., None, None], T, 0))[..., -1]
-    return torch.where(finite, largest, torch.nan)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], T, 0))
+    residual = length * vectors[..., -1, -1].abs()
+    return torch.where(finite, values[..., -1], torch.nan), torch.where(finite, residual, torch.nan)
 
 
-def measure(objective: Objective, state: State, optimum: Tensor, *, full: bool = False) -> dict[str, Tensor]:
+def measure(
+    objective: Objective, state: State, optimum: Tensor, target: Target | None = None, *, full: bool = False
+) -> dict[str, Tensor]:
     """Every measure of a state by its name, each (*,); NaN where it does not apply to a run.
 
     Args:
         objective: what is descended.
         state: where it is.
         optimum: (*,), the least value of the objective; NaN where unknown.
-        full: the costly ones too: sharpness.
+        target: what modes, angles and the distance of the factors are measured against; None: they are not.
+        full: the costly one too: sharpness.
     """
     problem, factors = objective.problem, state.factors
     sigma = singular_values(factors)
@@ -157,6 +299,12 @@ def measure(objective: Objective, state: State, optimum: Tensor, *, full: bool =
     measures |= {f"sigma.{i + 1}": sigma[..., i] for i in range(min(SIGMAS, sigma.shape[-1]))}
     if (heldout := heldout_error(problem, factors)) is not None:
         measures["heldout_error"] = heldout
+    if target is not None:
+        learnt = modes(factors, target)
+        measures |= {f"mode.{i + 1}": learnt[..., i] for i in range(min(SIGMAS, learnt.shape[-1]))}
+        measures["angle.left"], measures["angle.right"] = angles(factors, target)
+        if len(factors) == 2 and factors[0].shape[-1] <= target.sigma.shape[-1]:
+            measures["factor_distance"] = factor_distance(factors, target)
     if full:
         measures["sharpness"] = sharpness(objective, factors)
     return measures

@@ -28,38 +28,73 @@ PANELS = 12
 
 def figures(row: Row, problem: Problem) -> dict[str, Figure]:
     """The figures of one run by name."""
-    return {"curves": curves(row), "matrices": matrices(row, problem), "spectrum": spectrum(row, problem)}
+    made = {"curves": curves(row), "matrices": matrices(row, problem), "spectrum": spectrum(row, problem)}
+    return made | ({"dynamics": dynamics(row)} if "contraction" in row.trajectory else {})
 
 
 def curves(row: Row) -> Figure:
-    """Loss and relative error against the step, on logarithmic axes."""
+    """Loss and relative error against the step, on logarithmic axes; dashed: what theory says of them."""
     figure = _canvas(7, 3.2)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "relative_error"), strict=True):
         _curve(axes, row.trajectory["step"], row.trajectory[name])
+        _theory(axes, row, name)
         axes.set(xlabel="step", ylabel=name.replace("_", " "))
-    optimum = float(row.trajectory["loss"][0] - row.trajectory["loss_gap"][0])
-    if optimum > 0:
-        figure.axes[0].axhline(optimum, color="black", linestyle="--", linewidth=0.8, label="optimum")
-        figure.axes[0].legend(fontsize=7)
     figure.suptitle(f"{row.outcome} at step {int(row.trajectory['step'][-1])}", fontsize=10)
     figure.subplots_adjust(left=0.11, right=0.98, bottom=0.16, top=0.9, wspace=0.3)
     return figure
 
 
 def spectrum(row: Row, problem: Problem) -> Figure:
-    """Singular values of D̂ against the step, over those of D (or of the truth) as dashed lines."""
+    """Singular values of D̂ against the step; dashed: where theory has them end, else those of D or of the truth."""
     figure = _canvas(5, 3.4)
     axes = figure.subplots()
-    measured = [name for name in row.trajectory if name.startswith("sigma.")]
-    colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(measured), 2)))
     target = oracles.singular_values(problem)
-    for i, (name, colour) in enumerate(zip(measured, colours, strict=False)):
+    for i, (name, colour) in enumerate(_series(row, "sigma.")):
         _curve(axes, row.trajectory["step"], row.trajectory[name], label=f"σ{i + 1}", color=colour)
-        if target is not None and i < len(target) and target[i] > 0:
-            axes.axhline(float(target[i]), color=colour, linestyle="--", linewidth=0.8)
+        ends: Any = row.trajectory.get(f"theory.{name}", [] if target is None else target[i : i + 1])
+        if len(ends) and ends[0] > 0:
+            axes.axhline(float(ends[0]), color=colour, linestyle="--", linewidth=0.8)
     axes.set(xlabel="step", ylabel="singular values of D̂ (dashed: of D)")
     axes.legend(fontsize=7, loc="best")
     figure.subplots_adjust(left=0.15, right=0.97, bottom=0.15, top=0.96)
+    return figure
+
+
+def dynamics(row: Row) -> Figure:
+    """Modes, subspaces, contraction and sharpness against the step, as far as they were measured; dashed: theory."""
+    steps, found = row.trajectory["step"], row.trajectory
+    modes = _series(row, "mode.")[: row.factors[0].shape[-1]]  # the factors cannot hold more
+    apart = [name for name in ("angle.left", "angle.right", "factor_distance") if name in found]
+    panels = [bool(modes), bool(apart), True, "sharpness" in found]
+    figure = _canvas(3.6 * sum(panels), 3.2)
+    grid = iter(np.ravel(figure.subplots(1, sum(panels), squeeze=False)))
+    if modes:
+        axes = next(grid)
+        for name, colour in modes:
+            _curve(axes, steps, found[name], label=name.removeprefix("mode."), color=colour, linear=True)
+            _theory(axes, row, name)
+        axes.set(xlabel="step", ylabel="modes $u_i^T \\hat{D} v_i$")
+        axes.legend(fontsize=7, title="mode", title_fontsize=7)
+    if apart:
+        axes = next(grid)
+        for name in apart:
+            _curve(axes, steps, found[name], label=name.replace(".", ", ").replace("_", " "))
+        axes.set(xlabel="step", ylabel="angle (radians), distance to the target")
+        axes.legend(fontsize=7)
+    axes = next(grid)
+    _curve(axes, steps, found["contraction"], linear=True)
+    _theory(axes, row, "contraction")
+    axes.set(xlabel="step", ylabel="contraction per step")
+    if "sharpness" in found:
+        axes = next(grid)
+        _curve(axes, steps, found["sharpness"])
+        _theory(axes, row, "sharpness")
+        if "sharpness_limit" in found:
+            _curve(axes, steps, found["sharpness_limit"], color="tab:red", linestyle=":", label="2/lr")
+            axes.legend(fontsize=7)
+        axes.set(xlabel="step", ylabel="sharpness")
+    width = 3.6 * sum(panels)
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.1 / width, bottom=0.16, top=0.95, wspace=0.34)
     return figure
 
 
@@ -170,13 +205,30 @@ def _canvas(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100)
 
 
-def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    positive = np.isfinite(values) & (values > 0)
-    axes.plot(steps[positive], values[positive], marker=".", markersize=3, linewidth=1, **style)
+def _series(row: Row, prefix: str) -> list[tuple[str, Any]]:
+    """The measures of that prefix, each with a colour."""
+    names = [name for name in row.trajectory if name.startswith(prefix)]
+    return list(zip(names, colormaps["viridis"](np.linspace(0, 0.9, max(len(names), 2))), strict=False))
+
+
+def _theory(axes: Any, row: Row, name: str) -> None:
+    """What theory says of a measure, in black and dashed, where it does and the axes can show it."""
+    expected = row.trajectory.get(f"theory.{name}")
+    if expected is None or (axes.get_yscale() == "log" and not (expected > 0).any()):
+        return
+    label = None if "theory" in axes.get_legend_handles_labels()[1] else "theory"
+    axes.plot(row.trajectory["step"], expected, color="black", linestyle="--", linewidth=0.8, label=label, zorder=3)
+    axes.legend(fontsize=7)
+
+
+def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, *, linear: bool = False, **style: Any) -> None:
+    positive = np.isfinite(values) & ((values > 0) | linear)
+    axes.plot(steps[positive], values[positive], **{"marker": ".", "markersize": 3, "linewidth": 1} | style)
     # Step 0 has its place on the axis too: linear up to 1, logarithmic from there.
     axes.set_xscale("symlog", linthresh=1)
-    axes.set_yscale("log")
-    if positive.any() and values[positive].max() < 30 * values[positive].min():
+    if not linear:
+        axes.set_yscale("log")
+    if not linear and positive.any() and values[positive].max() < 30 * values[positive].min():
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())

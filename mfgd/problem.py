@@ -53,6 +53,15 @@ class Problem:
         target = self.D if self.mask is None else self.truth
         return None if target is None else torch.linalg.svdvals(target)
 
+    @cached_property
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """U (*, n, r), σ (*, r), V (*, m, r) of what `spectrum` is of."""
+        target = self.D if self.mask is None else self.truth
+        if target is None:
+            return None
+        U, sigma, Vh = torch.linalg.svd(target, full_matrices=False)
+        return U, sigma, Vh.mT
+
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The same problem in another precision, on another device."""
         D, mask = (None if x is None else x.to(dtype=dtype, device=device) for x in (self.D, self.mask))
@@ -67,6 +76,14 @@ def stream(name: str, seed: int) -> torch.Generator:
     """A random stream of its own for each (name, seed), so that drawing more from one never moves another."""
     digest = hashlib.blake2b(f"{name}:{seed}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def hashed(*draws: Tensor) -> str:
+    """A short hash of what was drawn, by which runs that share it are found."""
+    digest = hashlib.blake2b(digest_size=8)
+    for draw in draws:
+        digest.update(draw.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

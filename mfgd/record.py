@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -23,13 +23,16 @@ class Row:
 
     outcome: str
     trajectory: dict[str, np.ndarray]
-    """Column → (records,): `step`, `seconds` on the solver's clock, and the measures, NaN where unknown."""
+    """Column → (records,): `step`, `seconds` on the solver's clock, the measures, NaN where unknown, and beside some of
+    them what theory says, under `theory.` and the measure's name."""
     factors: Factors
     """Where it ended, W₁ (n, k) … W_L (k, m), on the host."""
     snapshots: list[tuple[int, Factors]]
     """Step and factors at some of the records, the last among them."""
-    rate: float = math.nan
-    """The learning rate that came of the one given, where that has another unit; of several the last."""
+    values: dict[str, float] = field(default_factory=dict)
+    """What else there is one number of, by the name of its metric."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What else there is to say of the run, by the name of its tag."""
 
     def summary(self, tolerance: float) -> dict[str, float]:
         """The metrics of one value. `steps_to_tolerance` is the first record at or below it, absent if none was.
@@ -47,11 +50,62 @@ class Row:
             "steps_run": float(steps[-1]),
             "solve_seconds": float(self.trajectory["seconds"][-1]),
         }
-        if math.isfinite(self.rate):
-            values["lr_absolute"] = self.rate
         if tolerance > 0 and self.outcome == "converged":
             values["steps_to_tolerance"] = float(steps[-1])
-        return values
+        return values | self.values
+
+    @property
+    def epsilon(self) -> float:
+        """The rounding error of the run's numbers."""
+        return torch.finfo(self.factors[0].dtype).eps
+
+    def remaining(self) -> np.ndarray:
+        """√(loss − optimum) where the optimum is known, else the relative error, (records,).
+
+        It is what linear convergence shrinks by the same factor in each step; NaN where rounding has eaten its digits.
+        """
+        gap, loss = self.trajectory["loss_gap"], self.trajectory["loss"]
+        if np.isnan(gap).all():
+            return self.trajectory["relative_error"]
+        least = np.where(gap < loss, 1e5 * self.epsilon * loss, (100 * self.epsilon) ** 2 * loss[0])
+        return np.sqrt(np.where((gap > least) & np.isfinite(gap), gap, np.nan))
+
+    def contraction(self) -> np.ndarray:
+        """By which factor a step shrinks what remains, (records,): the mean since the record before, NaN at the first.
+
+        Below 1 the run comes closer. It tends to the local rate of the method.
+        """
+        steps, left = self.trajectory["step"], self.remaining()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates = np.exp(np.diff(np.log(left)) / np.diff(steps))
+        return np.concatenate([[np.nan], np.where(np.isfinite(rates), rates, np.nan)])
+
+    def half_time(self, measure: str, goal: float) -> float:
+        """The step at which a measure first reaches half of its goal, NaN where it does not.
+
+        Between two records log(x/(goal − x)) is taken as linear in the step, as it is along gradient flow from an
+        aligned start (Saxe, McClelland, Ganguli 2014, eq. 6).
+        """
+        steps, reached = self.trajectory["step"], self.trajectory[measure] / goal
+        (after,) = np.nonzero(reached >= 0.5)
+        if len(after) == 0 or after[0] == 0:
+            return math.nan
+        i = after[0]
+        low, high = reached[i - 1 : i + 1]
+        odds = [math.log(x / (1 - x)) if 0 < x < 1 else math.nan for x in (low, high)]
+        share = odds[0] / (odds[0] - odds[1]) if np.isfinite(odds).all() else (0.5 - low) / (high - low)
+        return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+    def early_stop(self) -> tuple[float, float]:
+        """The step at which stopping would have been best, and the error there: held out, else of the truth.
+
+        Of records; NaN where nothing was ever finite.
+        """
+        error = self.trajectory.get("heldout_error", self.trajectory["relative_error"])
+        if not np.isfinite(error).any():
+            return math.nan, math.nan
+        best = int(np.nanargmin(np.where(np.isfinite(error), error, np.nan)))
+        return float(self.trajectory["step"][best]), float(error[best])
 
 
 class Schedule(NamedTuple):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from mfgd.config import Component, Point
 from mfgd.descent import State, descent, listed
 from mfgd.init import Init
 from mfgd.objective import Objective, interleaved, interleaves, serially
-from mfgd.problem import Problem, of, stream
+from mfgd.problem import Problem, hashed, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
 
@@ -110,11 +111,51 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
         divergence=column([point.divergence for point in points])[:, 0, 0],
         reached=reached,
     )
+    target = None if first.diagnostics == "basic" else _targets(problems, first)
     full = first.diagnostics == "full"
-    rows = follow(states, lambda state: metrics.measure(objective, state, optimum, full=full), records.snapshots)
-    for row, last in zip(rows, rates[-1].flatten().tolist(), strict=True):
-        row.rate = last
+
+    def measure(state: State) -> dict[str, Tensor]:
+        return metrics.measure(objective, state, optimum, target, full=full)
+
+    rows = follow(states, measure, records.snapshots)
+    for point, problem, start, unit, row in zip(points, problems, starts, units, rows, strict=True):
+        _finish(point, problem, start, unit, row)
     return rows
+
+
+def _targets(problems: Sequence[Problem], first: Point) -> metrics.Target | None:
+    """The leading singular triplets of each run's target, as many as are measured; None where there is none known."""
+    r = max(first.rank, metrics.SIGMAS)
+    found: dict[int, list[Tensor]] = {}
+    for problem in problems:
+        if id(problem) not in found:
+            triplets, sigma = problem.triplets, oracles.singular_values(problem)
+            if triplets is None or sigma is None:
+                return None
+            found[id(problem)] = [X[..., :r].to(first.device, first.dtype) for X in (triplets[0], sigma, triplets[2])]
+    return metrics.Target(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
+
+
+def _finish(point: Point, problem: Problem, start: Factors, unit: float, row: Row) -> None:
+    """What is known of a run once it has ended: rates, times, and what theory says."""
+    rate = unit * point.lr[-1]
+    constant = point.schedule.function is schedule.constant and len(point.lr) == 1
+    row.values["lr_absolute"] = rate
+    if point.diagnostics != "basic":
+        row.trajectory["contraction"] = row.contraction()
+        if "heldout_error" in row.trajectory or (problem.truth is not None and problem.truth is not problem.D):
+            row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
+        sigma = oracles.singular_values(problem)
+        for i, goal in enumerate([] if sigma is None else sigma[: min(point.rank, metrics.SIGMAS)].tolist(), 1):
+            if goal > 0 and math.isfinite(half := row.half_time(f"mode.{i}", goal)):
+                row.values[f"half_time.{i}"] = half
+    if "sharpness" in row.trajectory and point.optimizer.function is optimizer.gd and constant:
+        row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / rate)
+    row.tags |= {"draw.init": _drawn(_unscaled(point.init), point.problem, point.rank, point.depth, point.seed)}
+    keys = point.optimizer.arguments
+    lr = rate if constant else math.nan
+    setting = oracles.Setting(problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance)
+    oracles.judge(setting, row)
 
 
 def outcomes(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
@@ -140,14 +181,29 @@ def problem_of(component: Component) -> Problem:
 
 
 def _start(problem: Problem, point: Point) -> Factors:
+    return _factors(point.init, problem, point.rank, point.depth, point.seed)
+
+
+def _factors(component: Component, problem: Problem, rank: int, depth: int, seed: int) -> Factors:
     n, m = problem.shape
-    widths = (n, *[point.rank] * (point.depth - 1), m)
-    init: Init = point.init()
-    factors = init(problem, widths, stream("init", point.seed))
+    widths = (n, *[rank] * (depth - 1), m)
+    init: Init = component()
+    factors = init(problem, widths, stream("init", seed))
     shapes = [tuple(W.shape) for W in factors]
     if shapes != list(pairwise(widths)):
-        raise ValueError(f"init={point.init.name} gave shapes {shapes}; needed are {list(pairwise(widths))}")
+        raise ValueError(f"init={component.name} gave shapes {shapes}; needed are {list(pairwise(widths))}")
     return factors
+
+
+def _unscaled(init: Component) -> Component:
+    """The initialization at scale 1, if it has one: at any scale it is the same draw."""
+    return replace(init, items=tuple((key, 1.0 if key == "scale" else value) for key, value in init.items))
+
+
+@lru_cache(maxsize=1024)
+def _drawn(init: Component, problem: Component, rank: int, depth: int, seed: int) -> str:
+    """Hash of the factors that an initialization draws."""
+    return hashed(*_factors(init, problem_of(problem), rank, depth, seed))
 
 
 def _unit(point: Point, problem: Problem, start: Factors) -> float:

@@ -133,11 +133,8 @@ class Store:
         failed = isinstance(result, Exception)
         seconds = 0.0 if isinstance(result, Exception) else float(result.trajectory["seconds"][-1])
         start = int((time.time() - seconds) * 1000)
-        tags = self.tags | {
-            "outcome": "error" if isinstance(result, Exception) else result.outcome,
-            "fingerprint": point.fingerprint,
-            "overrides": " ".join(point.overrides),
-        }
+        tags = self.tags | {"fingerprint": point.fingerprint, "overrides": " ".join(point.overrides)}
+        tags |= {"outcome": "error"} if isinstance(result, Exception) else {"outcome": result.outcome} | result.tags
         if self.parent:
             tags["mlflow.parentRunId"] = self.parent
         name = " ".join(o for o in point.overrides if not o.startswith("experiment=")) or point.choices["problem"]
@@ -191,6 +188,8 @@ class Store:
         spread = min(shown, max(2, (share - len(series)) // len(CURVES)))
         for name, values in series.items():
             count = shown if not few else spread if name in CURVES else 1
+            if name.startswith("theory.") and (values == values[0]).all():
+                count = min(count, 2)  # the ends of a straight line
             kept = np.unique(np.linspace(shown - 1, 0, count).round().astype(int))
             columns = (column[kept].tolist() for column in (values, times, steps))
             yield from zip([name] * len(kept), *columns, strict=True)

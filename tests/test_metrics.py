@@ -5,8 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import BATCHES, DEPTHS, LOSSES, PROBLEMS, M, N, factors, loss, problem
+from cases import BATCHES, DEPTHS, LOSSES, PROBLEMS, RANK, M, N, factors, loss, problem
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import subspace_angles
+from scipy.optimize import minimize
 
 from mfgd import Objective, Problem, State, metrics
 from mfgd.objective import product
@@ -208,3 +210,91 @@ def test_excess_and_distance(optimum, excess, batch):
     assert_array_equal(metrics.excess_loss(at.loss, least), np.full(batch, excess))
     relative = metrics.relative_error(objective.problem, made)
     assert_array_equal(metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative)
+
+
+# Against the target
+
+
+def target(rank: int = RANK) -> tuple[metrics.Target, np.ndarray, np.ndarray, np.ndarray]:
+    """Two runs, the second with a target of its own, and the same in NumPy."""
+    generator = torch.Generator().manual_seed(3)
+    D = torch.randn(2, N, rank, generator=generator).double() @ torch.randn(2, rank, M, generator=generator).double()
+    U, sigma, Vh = np.linalg.svd(D.numpy(), full_matrices=False)
+    sigma[:, rank:] = 0
+    return metrics.Target(*map(torch.from_numpy, (U, sigma, Vh.swapaxes(1, 2).copy()))), U, sigma, Vh.swapaxes(1, 2)
+
+
+@DEPTHS
+def test_modes_are_projections_of_the_product(depth):
+    goal, U, _, V = target()
+    made = factors((2,), depth)
+    expected = np.einsum("bni,bnm,bmi->bi", U, product(made).numpy(), V)
+    assert_allclose(metrics.modes(made, goal), expected, rtol=1e-11, atol=1e-13)
+
+
+@DEPTHS
+@pytest.mark.parametrize("rank", [2, RANK])
+def test_angles_are_scipy_s(depth, rank):
+    goal, U, _, V = target(rank)
+    made = factors((2,), depth)
+    found = metrics.angles(made, goal)
+    for b in range(2):
+        left, _, right = np.linalg.svd(product(made)[b].numpy())
+        for angle, ours, theirs in zip(found, (U, V), (left, right.T), strict=True):
+            expected = subspace_angles(ours[b][:, :rank], theirs[:, :rank]).max()
+            assert_allclose(angle[b], expected, rtol=1e-10)
+
+
+def test_small_angles_keep_their_digits():
+    goal, U, sigma, _ = target()
+    turned = U[:, :, :RANK] + 1e-11 * U[:, :, RANK:].sum(-1, keepdims=True)
+    made = (torch.from_numpy(turned * sigma[:, None, :RANK]), goal.V[..., :RANK].mT)
+    left, right = metrics.angles(made, goal)
+    # RANK columns, each moved by √(M − RANK) · 1e-11 in the one direction: all of them together by √RANK times that.
+    assert_allclose(left, np.full(2, 1e-11 * np.sqrt((M - RANK) * RANK)), rtol=1e-4)
+    assert (right < 1e-15).all()
+
+
+@pytest.mark.parametrize("apart", [1e-3, 0.1, 0.5])
+def test_factor_distance_is_the_least_over_invertible_matrices(apart):
+    goal, U, sigma, V = target()
+    root = np.sqrt(sigma[:, None, :RANK])
+    C0, F0 = U[..., :RANK] * root, (V[..., :RANK] * root).swapaxes(1, 2)
+    noise = [apart * W.numpy() for W in factors((2,), seed=1)]
+    turn = factors((2,), n=RANK, seed=2)[0].numpy()
+    C, F = (C0 + noise[0]) @ turn, np.linalg.inv(turn) @ (F0 + noise[1])
+    found = metrics.factor_distance((torch.from_numpy(C), torch.from_numpy(F)), goal)
+    for b in range(2):
+
+        def squares(q, b=b):
+            Q = q.reshape(RANK, RANK)
+            right = F[b].T @ np.linalg.inv(Q).T
+            return (((C[b] @ Q - C0[b]) * root[b]) ** 2).sum() + (((right - F0[b].T) * root[b]) ** 2).sum()
+
+        scale = squares(np.linalg.inv(turn[b]).ravel())  # BFGS stops at absolute sizes
+        least = minimize(lambda q, b=b, s=scale: squares(q, b) / s, np.linalg.inv(turn[b]).ravel(), method="BFGS")
+        expected = np.sqrt(least.fun * scale) / np.linalg.norm(sigma[b])
+        assert_allclose(found[b], expected, rtol=1e-4)
+
+
+def test_factor_distance_does_not_see_an_invertible_transform():
+    goal, _, sigma, _ = target()
+    root = torch.from_numpy(np.sqrt(sigma[:, None, :RANK]))
+    turn = factors((2,), n=RANK, seed=2)[0]
+    made = (goal.U[..., :RANK] * root @ turn, torch.linalg.solve(turn, (goal.V[..., :RANK] * root).mT))
+    assert (metrics.factor_distance(made, goal) < 1e-13).all()
+
+
+def test_factor_distance_needs_a_target_of_that_rank():
+    goal = target(2)[0]
+    assert metrics.factor_distance(factors((2,)), goal).isnan().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 0.0])
+def test_measures_against_the_target_leave_neighbours_alone(bad):
+    goal, whole = target()[0], factors((2,))
+    broken = tuple(W.clone() for W in whole)
+    broken[0][1] *= bad
+    for one in (metrics.factor_distance, metrics.modes, lambda *args: metrics.angles(*args)[0]):
+        assert_array_equal(one(broken, goal)[0], one(whole, goal)[0])
+    assert metrics.factor_distance(broken, goal)[1].isnan()

@@ -5,9 +5,10 @@ import pytest
 import torch
 from cases import LOSSES, RANK, M, N, factors, loss, problem
 from numpy.testing import assert_allclose
+from test_config import composed
 
 import mfgd
-from mfgd import Objective, oracles
+from mfgd import Objective, oracles, sweep
 from mfgd.descent import descent
 
 KEYS = pytest.mark.parametrize(
@@ -141,3 +142,179 @@ def test_the_largest_singular_value_of_a_large_matrix():
     assert oracles.largest(D) == pytest.approx(np.linalg.svd(D, compute_uv=False)[0], rel=1e-12)
     assert oracles.largest(torch.zeros_like(D)) == 0
     assert oracles.rate_unit(mfgd.Problem(torch.zeros_like(D)), loss("squared")) == np.inf
+
+
+# Verdicts
+
+PLAIN = ("problem=synthetic", "problem.n=30", "problem.m=20", "loss.scale=0.5", "record.points=60")
+LOW = (*PLAIN, "problem.rank=3", "rank=3", "problem.condition=3", "init=normal", "init.scale=0.1", "lr=0.5")
+
+
+def judged(*line: str) -> mfgd.record.Row:
+    (row,) = sweep.solve([composed(*line)])
+    return row
+
+
+def verdict(oracle: str, *line: str) -> str:
+    return judged(*line).tags[f"oracle.{oracle}"]
+
+
+SAXE = (*PLAIN, "problem.spectrum=[4,2,1,0.5]", "rank=4", "init._target_=test_oracles.aligned", "init.scale=1e-3")
+SAXE = (*SAXE, "diagnostics=dynamics")
+SCALED = (*LOW, "steps=40", "optimizer=scaled_gd", "optimizer.damping=0.0", "init._target_=test_oracles.near")
+SCALED = (*SCALED, "init.scale=0.01")
+VERDICTS = {
+    "eckart_young": [
+        ("agrees", (*LOW, "steps=1000")),
+        ("agrees", (*LOW, "steps=1000", "problem.noise=0.1")),
+        ("agrees", (*LOW, "steps=3000", "depth=3", "init.scale=0.2", "lr=0.3")),
+        ("deviates", (*LOW, "steps=10")),
+        ("deviates", (*LOW, "steps=100", "lr=5")),
+        ("not applicable", (*LOW, "steps=1000", "problem.observed=0.9")),
+        ("not applicable", (*LOW, "steps=10", "loss=huber")),
+        ("not applicable", (*LOW, "steps=10", "loss.penalty=0.1")),
+    ],
+    "soft_threshold": [
+        ("agrees", (*LOW, "steps=3000", "loss.penalty=0.1", "problem.noise=0.05")),
+        ("agrees", (*LOW, "steps=3000", "loss.penalty=0.2", "loss.scale=1.0", "lr=0.25")),
+        ("deviates", (*LOW, "steps=20", "loss.penalty=0.1")),
+        ("deviates", (*LOW, "steps=100", "loss.penalty=0.1", "lr=5")),
+        ("not applicable", (*LOW, "steps=20")),
+        ("not applicable", (*LOW, "steps=20", "loss.penalty=0.1", "depth=3")),
+        ("not applicable", (*LOW, "steps=20", "loss.penalty=0.1", "problem.observed=0.9")),
+    ],
+    "saxe": [
+        ("agrees", (*SAXE, "steps=8000", "lr=1e-3")),
+        ("agrees", (*SAXE, "steps=800", "lr=1e-2", "loss.scale=0.25")),
+        ("not applicable", (*SAXE, "steps=100", "lr=0.1")),
+        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "diagnostics=basic")),
+        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "optimizer=momentum")),
+        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "schedule=cosine")),
+        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "init._target_=test_oracles.near")),
+        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "problem.observed=0.9")),
+    ],
+    "local_rate": [
+        ("agrees", (*LOW, "steps=300")),
+        ("agrees", (*LOW, "steps=300", "lr=0.95")),
+        ("agrees", (*LOW, "steps=300", "init.scale=0.2", "lr=0.3")),
+        ("agrees", (*LOW, "steps=400", "problem.noise=0.01", "init.scale=0.001")),
+        ("agrees", SCALED),
+        ("not applicable", (*LOW, "steps=40", "optimizer=momentum")),
+        ("not applicable", (*LOW, "steps=40", "optimizer.alternating=true")),
+        ("not applicable", (*LOW, "steps=40", "problem.observed=0.9")),
+        ("not applicable", (*LOW, "steps=300", "rank=4")),
+        ("not applicable", (*LOW, "steps=5")),
+    ],
+    "stability": [
+        ("agrees", (*LOW, "steps=2000", "lr=0.9")),
+        ("agrees", (*LOW, "steps=2000", "lr=1.2")),
+        ("agrees", (*LOW, "steps=200", "lr=6")),
+        ("not applicable", (*LOW, "steps=20", "lr=0.9")),
+        ("not applicable", (*LOW, "steps=2000", "lr=1.2", "optimizer=nesterov")),
+        ("not applicable", (*LOW, "steps=200", "lr=1.2", "init=spectral", "init.scale=1.0")),
+        ("not applicable", (*LOW, "steps=200", "lr=1.2", "depth=3")),
+    ],
+    "sharpness": [
+        ("agrees", (*LOW, "steps=1000", "diagnostics=full", "record.points=5")),
+        ("agrees", (*LOW, "steps=1000", "diagnostics=full", "record.points=5", "init.scale=0.2", "lr=0.3")),
+        ("not applicable", (*LOW, "steps=10", "diagnostics=full", "record.points=5")),
+        ("not applicable", (*LOW, "steps=1000", "diagnostics=dynamics")),
+        ("not applicable", (*LOW, "steps=100", "diagnostics=full", "record.points=5", "problem.noise=0.1")),
+    ],
+}
+
+
+def aligned(*, scale):
+    """Saxe's start: C₀ = √a₀ U, F₀ = √a₀ Vᵀ."""
+
+    def start(given, widths, generator):
+        U, _, V = given.triplets
+        return scale**0.5 * U[:, : widths[1]], scale**0.5 * V[:, : widths[1]].mT
+
+    return start
+
+
+def near(*, scale):
+    """The balanced answer and Gaussian noise."""
+
+    def start(given, widths, generator):
+        answer = mfgd.init.spectral(scale=1.0)(given, widths, generator)
+        return tuple(W + scale * mfgd.problem.gaussian(W.shape, generator) for W in answer)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("oracle", "expected", "line"), [(name, *case) for name, cases in VERDICTS.items() for case in cases]
+)
+def test_verdict(oracle, expected, line):
+    assert judged(*line).tags[f"oracle.{oracle}"] == expected
+
+
+def judge_again(line, change) -> mfgd.record.Row:
+    """The verdicts on a run whose record was tampered with."""
+    point = composed(*line)
+    (row,) = sweep.solve([point])
+    start = sweep._start(sweep.problem_of(point.problem), point)
+    change(row)
+    setting = oracles.Setting(
+        sweep.problem_of(point.problem), point.loss(), start, point.optimizer.name, point.optimizer.arguments,
+        point.lr[0], point.tolerance,
+    )  # fmt: skip
+    oracles.judge(setting, row)
+    return row
+
+
+def slower(row):
+    loss = row.trajectory["loss"]
+    row.trajectory["loss_gap"] = np.where(loss > 1e-20, loss, 0) ** 0.8
+
+
+def reached(row):
+    row.trajectory["loss"][-1] = 0
+
+
+def scaled(name, by):
+    def change(row):
+        row.trajectory[name] = row.trajectory[name] * by
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("oracle", "line", "change", "deviation"),
+    [
+        ("saxe", VERDICTS["saxe"][0][1], scaled("mode.2", 1.02), 0.02),
+        ("sharpness", VERDICTS["sharpness"][0][1], scaled("sharpness", 1.001), 0.001),
+        ("local_rate", VERDICTS["local_rate"][0][1], slower, -0.2),
+        ("stability", VERDICTS["stability"][1][1], reached, 0.2),
+        ("soft_threshold", VERDICTS["soft_threshold"][0][1], scaled("sigma.1", 1.1), 0.09),
+        ("eckart_young", VERDICTS["eckart_young"][1][1], scaled("loss", 0.9), -0.1),
+    ],
+)
+def test_what_contradicts_theory_deviates_by_as_much(oracle, line, change, deviation):
+    row = judge_again(line, change)
+    assert row.tags[f"oracle.{oracle}"] == "deviates"
+    assert row.values[f"deviation.{oracle}"] == pytest.approx(deviation, rel=0.1)
+
+
+def test_theory_s_curves_stand_beside_the_measures():
+    row = judged(*SAXE, "steps=8000", "lr=1e-3")
+    t = 1e-3 * row.trajectory["step"]
+    for i, s in enumerate((4, 2, 1, 0.5), 1):
+        expected = s * np.exp(2 * s * t) / (np.exp(2 * s * t) - 1 + s / 1e-3)
+        assert_allclose(row.trajectory[f"theory.mode.{i}"], expected, rtol=1e-9)
+        assert row.values[f"theory.half_time.{i}"] == pytest.approx(1000 * np.log(s / 1e-3 - 1) / (2 * s), rel=1e-9)
+        assert row.values[f"half_time.{i}"] == pytest.approx(row.values[f"theory.half_time.{i}"], rel=5e-3)
+
+
+def test_saxe_s_deviation_is_what_another_program_measured():
+    row = judged(*SAXE, "steps=1400", "lr=1e-3", f"record.steps={list(range(800, 1400, 10))}")
+    assert row.values["deviation.saxe"] == pytest.approx(3.12e-3, abs=1e-5)
+
+
+def test_scaled_descent_contracts_at_one_minus_its_rate_whatever_the_condition():
+    for condition in (1, 20):
+        row = judged(*SCALED, f"problem.condition={condition}")
+        assert_allclose(row.trajectory["theory.contraction"], 0.5)
+        assert abs(row.values["deviation.local_rate"]) < 2e-3

@@ -27,6 +27,7 @@ def test_curves_show_the_trajectory(solved):
 def test_curves_carry_the_optimum():
     (row,) = sweep.solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
     _, optimum = plots.curves(row).axes[0].lines
+    assert optimum.get_label() == "theory"
     point = problem.synthetic(n=100, m=80, rank=5, spectrum=None, condition=1.0, noise=0.1, observed=1.0, seed=0)
     sigma = np.linalg.svd(point.D.numpy(), compute_uv=False)
     assert optimum.get_ydata()[0] == pytest.approx((sigma[2:] ** 2).sum(), rel=1e-12)
@@ -38,6 +39,18 @@ def test_spectrum_shows_measured_and_true_singular_values(solved):
     true = np.linalg.svd(given.truth.numpy(), compute_uv=False)
     assert [line.get_ydata()[0] for line in lines[1::2]] == pytest.approx(true[:2])
     np.testing.assert_array_equal(lines[0].get_ydata(), row.trajectory["sigma.1"])
+
+
+def test_dynamics_lays_theory_over_what_was_measured():
+    line = ("problem=synthetic", "problem.rank=2", "loss.scale=0.5", "init.scale=0.1", "lr=0.5", "steps=300")
+    (row,) = sweep.solve([composed(*line, "problem.n=20", "problem.m=15", "diagnostics=full")])
+    modes, apart, contraction, sharpness = plots.dynamics(row).axes
+    np.testing.assert_array_equal(modes.lines[1].get_ydata(), row.trajectory["mode.2"])
+    assert len(modes.lines) == 2  # as many as the rank
+    assert [line.get_label() for line in apart.lines] == ["angle, left", "angle, right", "factor distance"]
+    assert set(contraction.lines[1].get_ydata()) == {row.trajectory["theory.contraction"][0]}
+    measured, theory, limit = sharpness.lines
+    assert (measured.get_ydata()[-1], limit.get_ydata()[-1]) == pytest.approx((theory.get_ydata()[-1], 4.0), rel=1e-9)
 
 
 def test_heat_maps_leave_missing_entries_out(solved):

@@ -160,3 +160,50 @@ def test_summary(outcome, losses, tolerance, expected):
     assert_array_equal([summary[name] for name in expected], [*expected.values()])
     always = {"final_loss", "final_relative_error", "best_loss", "steps_run", "solve_seconds"}
     assert set(summary) == always | ({"steps_to_tolerance"} if outcome == "converged" else set())
+
+
+def ended(**columns) -> Row:
+    """A run in double precision with the given columns at steps 0, 10, 20 …"""
+    count = len(next(iter(columns.values())))
+    steps = {"step": 10.0 * np.arange(count), "loss_gap": np.full(count, np.nan), "loss": np.ones(count)}
+    trajectory = steps | {name: np.array(values, dtype=float) for name, values in columns.items()}
+    return Row("budget", trajectory, (torch.zeros(2, 1).double(), torch.zeros(1, 2).double()), [])
+
+
+def test_contraction_of_a_geometric_sequence():
+    errors = 0.9 ** (10 * np.arange(5))
+    assert_allclose(ended(relative_error=errors).contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12)
+    # Of the loss the root counts: it is quadratic in the distance.
+    gap = ended(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(5))
+    assert_allclose(gap.contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12)
+
+
+def test_what_rounding_has_eaten_does_not_contract():
+    errors = np.array([1.0, 1e-3, 1e-15, 1e-16])
+    gap = ended(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(4))
+    assert_array_equal(np.isnan(gap.contraction()), [True, False, True, True])
+
+
+@pytest.mark.parametrize("s", [0.5, 4.0])
+@pytest.mark.parametrize("start", [1e-3, 0.1])
+def test_half_time_on_saxe_s_curve(s, start):
+    t = 10.0 * np.arange(60)
+    rate = 0.02
+    curve = s / (1 + (s / start - 1) * np.exp(-rate * t))
+    expected = np.log(s / start - 1) / rate
+    assert ended(**{"mode.1": curve}).half_time("mode.1", s) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, -1, 3, 2], 10 + 10 * 2 / 4), ([0.0, 0.1, 0.2], np.nan), ([1.5, 2, 2], np.nan), ([0, np.nan, 2], np.nan)],
+)
+def test_half_time_off_the_curve(values, expected):
+    assert_allclose(ended(**{"mode.1": values}).half_time("mode.1", 2.0), expected)
+
+
+def test_early_stop_is_the_least_error_held_out_where_there_is_one():
+    error = [3.0, 1.0, 2.0, np.inf]
+    assert ended(relative_error=error).early_stop() == (10, 1)
+    assert ended(relative_error=error, heldout_error=[3.0, 2.0, 1.5, np.nan]).early_stop() == (20, 1.5)
+    assert np.isnan(ended(relative_error=[np.nan, np.inf]).early_stop()).all()

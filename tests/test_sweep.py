@@ -137,7 +137,7 @@ def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
         for spectrum, more in (("[2,1]", "loss.reduction=mean"), ("[20,10]", ""))
     )
     # In ½‖D − CF‖² the unit is 1/σ₁; the plain sum has twice its curvature.
-    assert [row.rate for row in (*rows, mean, large)] == pytest.approx(
+    assert [row.values["lr_absolute"] for row in (*rows, mean, large)] == pytest.approx(
         [0.5 / (2 * 2), 0.5 / (2 * 3 * 2), 0.5 * 12 * 9 / (2 * 2), 0.5 / (2 * 20)], rel=1e-12
     )
     errors = [row.trajectory["relative_error"] for row in (*rows, mean, large)]
@@ -147,7 +147,9 @@ def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
 
 def test_rates_in_units_of_the_sharpness_at_the_start():
     (row,) = sweep.solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
-    assert row.rate == pytest.approx(0.9, rel=1e-9)  # of ½‖·‖² at the balanced optimum L = 2 σ₁, and σ₁ = 1 here
+    assert row.values["lr_absolute"] == pytest.approx(
+        0.9, rel=1e-9
+    )  # of ½‖·‖² at the balanced optimum L = 2 σ₁, and σ₁ = 1 here
 
 
 def test_an_unusable_unit_is_refused():
@@ -191,3 +193,29 @@ def test_unusable_optimizers_are_refused_before_anything_is_solved():
         sweep.batches(grid("optimizer=mu"))
     with pytest.raises(Refused, match="optimizer=als: allowed is loss=squared"):
         sweep.batches(grid("optimizer=als loss=huber"))
+
+
+def draws(*lines: str) -> list[str]:
+    return [sweep.solve([point])[0].tags["draw.init"] for point in grid(*(f"steps=1 {line}" for line in lines))]
+
+
+@pytest.mark.parametrize("init", ["uniform", "normal", "orthogonal", "balanced", "spectral"])
+def test_the_draw_of_a_start_does_not_depend_on_its_scale_nor_on_any_other_axis(init):
+    others = (
+        "init.scale=0.37",
+        "lr=0.2",
+        "loss=huber",
+        "optimizer=adam",
+        "problem.noise=0",
+        "steps=2",
+        "dtype=float32",
+    )
+    assert len(set(draws(*(f"init={init} {other}" for other in ("", *others))))) == 1
+    scaled, whole = (sweep.solve(grid(f"init={init} init.scale={s} steps=1 lr=1e-300"))[0].factors for s in (0.25, 1.0))
+    for W, V in zip(scaled, whole, strict=True):
+        torch.testing.assert_close(W, 0.25 * V, rtol=1e-15, atol=0)
+
+
+def test_another_seed_rank_or_kind_is_another_draw():
+    lines = ("seed=0", "seed=1", "rank=3", "depth=3", "init=normal", "init=orthogonal")
+    assert len(set(draws(*lines))) == len(lines)

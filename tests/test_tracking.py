@@ -152,6 +152,22 @@ def test_heldout_error_and_steps_to_tolerance(store):
     assert run["metrics.heldout_error"] == row.trajectory["heldout_error"][-1]
 
 
+def test_verdicts_are_tags_and_theory_stands_beside_the_measures(store):
+    point = composed("problem=synthetic", "problem.noise=0.1", "steps=30", "tracking.experiment=theory")
+    (row,) = sweep.solve([point])
+    place = point.tracking()
+    place.open()
+    run_id = place.write(point, row, sweep.problem_of(point.problem))
+    run = mfgd.load_runs(experiment="theory").iloc[0]
+    assert run["tags.oracle.eckart_young"] == "deviates"
+    assert run["tags.oracle.saxe"] == "not applicable"
+    assert run["metrics.deviation.eckart_young"] == row.values["deviation.eckart_young"] > 0.1
+    line = MlflowClient(store).get_metric_history(run_id, "theory.loss")
+    assert [(point.step, point.value) for point in line] == [
+        (step, row.trajectory["theory.loss"][0]) for step in (0, 30)
+    ]
+
+
 def test_reading_what_is_not_there(store):
     with pytest.raises(Refused, match="run nothing"):
         mfgd.load_run("nothing")
