@@ -53,17 +53,29 @@ def relative_error(problem: Problem, factors: Factors) -> Tensor:
 
 
 def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
-    """‖D̂ − D*‖ / ‖D*‖ over the entries that are not observed; None where there is no such entry or no truth."""
+    """‖D̂ − D‖ / ‖D‖ over the entries set aside, else ‖D̂ − D*‖ / ‖D*‖ over those not observed.
+
+    None where none was set aside and there is no entry that is not observed, or no truth.
+    """
+    if problem.heldout is not None:
+        return _misfit(factors, problem.heldout, None, holes=True)
     if problem.truth is None or problem.mask is None:
         return None
     return _misfit(factors, problem.truth, problem.mask, hidden=True)
 
 
-def _misfit(factors: Factors, target: Tensor, mask: Tensor | None, *, hidden: bool = False) -> Tensor:
-    """‖D̂ − T‖ / ‖T‖ over the entries under a mask, or over the others; no n×m matrix is built where that is large."""
+def _misfit(
+    factors: Factors, target: Tensor, mask: Tensor | None, *, hidden: bool = False, holes: bool = False
+) -> Tensor:
+    """‖D̂ − T‖ / ‖T‖ over the entries under a mask, or over the others; no n×m matrix is built where that is large.
+
+    With holes those of T that are NaN are left out.
+    """
     misses, sizes = [], []
     for rows in row_blocks(*target.shape[-2:]):
         part, weight = rows_of(target, rows), rows_of(mask, rows)
+        if holes:
+            part, weight = part.nan_to_num(), (~part.isnan()).to(part)
         missed = product((rows_of(factors[0], rows), *factors[1:])) - part
         if weight is not None:
             weight = 1 - weight if hidden else weight

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd.types import Count, NonNegative, Positive, Refused, Seed
+from mfgd.types import Count, NonNegative, Positive, Refused, Seed, Share
+
+PIECE = 1 << 20
+"""Numbers that are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Problem:
     """The rank of the truth where D has no noise: from this rank on the loss can reach 0."""
     generated: bool = False
     """Drawn from a seed, not read from somewhere."""
+    noise: float | None = None
+    """Standard deviation of the Gaussian noise of D about the truth; None where it is unknown or there are outliers."""
+    heldout: Tensor | None = None
+    """(*, n, m), the observed entries set aside for testing, NaN elsewhere; None when none are. To D and the mask they
+    are not observed."""
+    draws: dict[str, str] = field(default_factory=dict)
+    """Kind of random draw that was made (data, noise, mask, outliers, heldout) → its hash."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,12 +75,10 @@ class Problem:
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The same problem in another precision, on another device."""
-        D, mask = (None if x is None else x.to(dtype=dtype, device=device) for x in (self.D, self.mask))
+        arrays = self.D, self.mask, self.truth, self.heldout
+        D, mask, truth, heldout = (None if x is None else x.to(dtype=dtype, device=device) for x in arrays)
         assert D is not None
-        truth = self.truth
-        if truth is not None:
-            truth = D if truth is self.D else truth.to(dtype=dtype, device=device)
-        return Problem(D, mask, truth, self.rank, self.generated)
+        return replace(self, D=D, mask=mask, truth=D if self.truth is self.D else truth, heldout=heldout)
 
 
 def stream(name: str, seed: int) -> torch.Generator:
@@ -89,6 +98,11 @@ def hashed(*draws: Tensor) -> str:
 def gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal draw in float64: a draw in float32 would be another one, not the same one rounded."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform draw on [0, 1) in float64."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
 def orthonormal(n: int, k: int, generator: torch.Generator) -> Tensor:
@@ -112,6 +126,24 @@ def real(data: Any, source: str) -> Tensor:
     return array.to(torch.float64)
 
 
+def matrix(data: Any, source: str) -> Tensor:
+    """A non-empty matrix of real numbers (n, m) whose missing entries are NaN.
+
+    Raises:
+        Refused: anything else, or infinite entries.
+    """
+    D = real(data, source)
+    if D.ndim != 2:
+        raise Refused(f"{source}: an array of shape {tuple(D.shape)}; allowed is a matrix (n, m)")
+    if D.numel() == 0:
+        raise Refused(f"{source}: an empty matrix of shape {tuple(D.shape)}; allowed is at least one entry")
+    if torch.isinf(D).any():
+        raise Refused(f"{source}: {int(torch.isinf(D).sum())} infinite entries; allowed are finite numbers and NaN")
+    if torch.isnan(D).all():
+        raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
+    return D
+
+
 def of(data: Any, source: str = "D") -> Problem:
     """The problem of a given matrix whose missing entries are NaN.
 
@@ -122,19 +154,191 @@ def of(data: Any, source: str = "D") -> Problem:
     Raises:
         Refused: not a non-empty matrix of real numbers, infinite entries, or nothing observed.
     """
-    D = real(data, source)
-    if D.ndim != 2:
-        raise Refused(f"{source}: an array of shape {tuple(D.shape)}; allowed is a matrix (n, m)")
-    if D.numel() == 0:
-        raise Refused(f"{source}: an empty matrix of shape {tuple(D.shape)}; allowed is at least one entry")
-    if torch.isinf(D).any():
-        raise Refused(f"{source}: {int(torch.isinf(D).sum())} infinite entries; allowed are finite numbers and NaN")
+    D = matrix(data, source)
     missing = torch.isnan(D)
-    if missing.all():
-        raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
     if not missing.any():
         return Problem(D)
     return Problem(D.masked_fill(missing, 0.0), (~missing).to(D.dtype))
+
+
+def observe(
+    whole: Tensor,
+    *,
+    observed: float | int,
+    mask: str | None,
+    noise: NonNegative,
+    snr: Positive | None,
+    outliers: Share,
+    outlier_scale: NonNegative,
+    heldout: Share,
+    seed: Seed,
+    rank: int | None = None,
+    generated: bool = False,
+) -> Problem:
+    """What is seen of a matrix: some of its entries, disturbed by noise and outliers, and some of those set aside.
+
+    Noise, outliers, mask and what is set aside have a stream of their own under the one seed: none moves another.
+    Draws are nested: at the same seed a larger share of any of them adds entries and removes none.
+
+    Args:
+        whole: (n, m), NaN where missing.
+        observed: share of the entries there are that is observed, in (0, 1], or their number as an integer above 1.
+        mask: path of a given mask instead, a matrix file whose entries are neither 0 nor NaN where D is observed.
+        noise: standard deviation of the Gaussian noise on each entry.
+        snr: signal-to-noise ratio instead, ‖whole‖² over the expected ‖noise‖².
+        outliers: share of the entries there are that outliers replace.
+        outlier_scale: an outlier is uniform between ± this multiple of the largest entry of the whole in absolute
+            value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods, section IV).
+        heldout: share of the observed entries that is set aside.
+        seed: moves noise, outliers, mask and what is set aside.
+        rank: of the whole, where it is known.
+        generated: whether the whole was drawn; else it is the truth only where it differs from what is observed.
+
+    Raises:
+        Refused: two ways to say one thing, a mask of another shape, or no entry left to observe or to set aside.
+    """
+    if snr is not None and noise:
+        raise Refused(f"problem.snr={snr} beside problem.noise={noise}: allowed is one of the two")
+    draws: dict[str, str] = {}
+    flat = whole.flatten()
+    there = None if (known := ~flat.isnan()).all() else known.nonzero()[:, 0]
+    present = flat if there is None else flat[there]
+    if mask is None:
+        seen = _share_seen(observed, len(present), seed, draws)
+    else:
+        seen = _mask_seen(observed, mask, tuple(whole.shape), there)
+    values = present if seen is None else present[seen]
+
+    deviation = noise if snr is None else float((present.square().mean() / snr).sqrt())
+    if deviation:
+        draw, digest = stream("problem noise", seed), _hash()
+        values = values + deviation * _picked(gaussian, len(present), draw, digest, seen)
+        draws["noise"] = digest.hexdigest()
+    if outliers:
+        draw, digest = stream("problem outliers", seed), _hash()
+        struck = _least(round(outliers * len(present)), len(present), draw, digest)
+        drawn = 2 * _picked(uniform, len(present), draw, digest, seen) - 1
+        hit = struck if seen is None else _found(struck, seen)
+        values = values.index_copy(0, hit, outlier_scale * present.abs().max() * drawn[hit])
+        draws["outliers"] = digest.hexdigest()
+    aside = None
+    if heldout:
+        digest = _hash()
+        aside = _least(round(heldout * len(values)), len(values), stream("problem heldout", seed), digest)
+        draws["heldout"] = digest.hexdigest()
+        if not 0 < len(aside) < len(values):
+            raise Refused(
+                f"problem.heldout={heldout}: sets {len(aside)} of {len(values)} observed entries aside;"
+                f" allowed are 1 to {len(values) - 1}"
+            )
+    disturbed = bool(deviation or outliers)
+    known_truth = generated or (there is None and (seen is not None or disturbed))
+    at = there if seen is None else seen if there is None else there[seen]
+    made = _laid_out(whole if values is flat else values, tuple(whole.shape), at, aside)
+    return replace(
+        made,
+        truth=whole if known_truth else None,
+        rank=None if disturbed else rank,
+        generated=generated,
+        noise=deviation if known_truth and not outliers else None,
+        draws=draws,
+    )
+
+
+def _share_seen(observed: float | int, size: int, seed: int, draws: dict[str, str]) -> Tensor | None:
+    """Which of so many entries are observed, ascending; None: all."""
+    if not (0 < observed <= 1 or (isinstance(observed, int) and 1 <= observed <= size)):
+        raise Refused(f"problem.observed={observed}: allowed is a share in (0, 1] or a count up to {size}")
+    count = round(observed * size) if observed <= 1 else int(observed)
+    if count == size:
+        return None
+    if count == 0:
+        raise Refused(f"problem.observed={observed}: no entry of {size} is left; allowed is at least 1/{size}")
+    digest = _hash()
+    seen = _least(count, size, stream("problem mask", seed), digest)
+    draws["mask"] = digest.hexdigest()
+    return seen
+
+
+def _mask_seen(observed: float | int, path: str, shape: tuple[int, ...], there: Tensor | None) -> Tensor | None:
+    """Which of the entries that are there a given mask lets through, ascending; None: all."""
+    if observed != 1:
+        raise Refused(f"problem.mask={path} beside problem.observed={observed}: allowed is one of the two")
+    given = _read(path, "mask")
+    if tuple(given.shape) != shape:
+        raise Refused(f"problem.mask={path}: a mask of shape {tuple(given.shape)}; allowed is that of D, {shape}")
+    through = (given.nan_to_num() != 0).flatten()
+    through = through if there is None else through[there]
+    if not through.any():
+        raise Refused(f"problem.mask={path}: observes no entry; allowed is at least one")
+    return None if through.all() else through.nonzero()[:, 0]
+
+
+def _laid_out(values: Tensor, shape: tuple[int, ...], at: Tensor | None, aside: Tensor | None) -> Problem:
+    """The problem with values at some positions of the flattened matrix (None: everywhere), some of them set aside."""
+    if at is None and aside is None:
+        return Problem(values.view(shape) if values.ndim == 1 else values)
+    at = torch.arange(values.numel()) if at is None else at
+    values = values.flatten()
+    D, mask = (torch.zeros(shape, dtype=values.dtype) for _ in range(2))
+    D.view(-1)[at], mask.view(-1)[at] = values, 1.0
+    if aside is None:
+        return Problem(D, mask)
+    heldout = torch.full_like(D, torch.nan)
+    heldout.view(-1)[at[aside]] = values[aside]
+    D.view(-1)[at[aside]] = mask.view(-1)[at[aside]] = 0.0
+    return Problem(D, mask, heldout=heldout)
+
+
+def _hash() -> Any:
+    return hashlib.blake2b(digest_size=8)
+
+
+def _pieces(size: int) -> Iterator[tuple[int, int]]:
+    """A long draw in pieces, the same numbers as in one: torch draws normal numbers in sixteens, and so do these."""
+    starts = [PIECE * i for i in range(max(1, size // PIECE))]
+    yield from zip(starts, [*starts[1:], size], strict=True)
+
+
+def _picked(
+    draw: Callable[[tuple[int, ...], torch.Generator], Tensor],
+    size: int,
+    generator: torch.Generator,
+    digest: Any,
+    at: Tensor | None,
+) -> Tensor:
+    """Of a draw of so many numbers those at ascending positions (None: all), hashing the whole of it."""
+    kept = []
+    for start, stop in _pieces(size):
+        piece = draw((stop - start,), generator)
+        digest.update(piece.numpy())
+        if at is not None:
+            first, last = torch.searchsorted(at, torch.tensor([start, stop])).tolist()
+            piece = piece[at[first:last] - start]
+        kept.append(piece)
+    return torch.cat(kept) if len(kept) > 1 else kept[0]
+
+
+def _least(count: int, size: int, generator: torch.Generator, digest: Any) -> Tensor:
+    """The ascending positions of the `count` least of so many uniform numbers, hashing all of them."""
+    numbers, positions = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
+    limit = math.inf
+    for start, stop in _pieces(size):
+        piece = uniform((stop - start,), generator)
+        digest.update(piece.numpy())
+        below = (piece < limit).nonzero()[:, 0]
+        numbers, positions = torch.cat([numbers, piece[below]]), torch.cat([positions, below + start])
+        if len(numbers) > count > 0:
+            limit = float(numbers.kthvalue(count).values)
+            below = numbers <= limit
+            numbers, positions = numbers[below], positions[below]
+    return positions[:count]
+
+
+def _found(wanted: Tensor, among: Tensor) -> Tensor:
+    """Where those of the wanted numbers that are among others, both ascending, stand there."""
+    place = torch.searchsorted(among, wanted).clamp(max=len(among) - 1)
+    return place[among[place] == wanted]
 
 
 def notebook() -> Problem:
@@ -151,13 +355,15 @@ def synthetic(
     spectrum: list[Positive] | None,
     condition: Positive,
     noise: NonNegative,
+    snr: Positive | None,
+    outliers: Share,
+    outlier_scale: NonNegative,
     observed: float | int,
+    mask: str | None,
+    heldout: Share,
     seed: Seed,
 ) -> Problem:
-    """D = U diag(σ) Vᵀ + noise with random orthonormal U and V, of which a share is observed.
-
-    Data, noise and mask have a stream of their own under the one seed. Masks are nested: at the same seed a larger
-    share adds entries and removes none.
+    """D = U diag(σ) Vᵀ with random orthonormal U and V, seen through `observe`.
 
     Args:
         n: rows.
@@ -166,12 +372,11 @@ def synthetic(
             (Tong, Ma, Chi 2021, section 4).
         spectrum: the singular values themselves; given, it wins over rank and condition.
         condition: σ_1 / σ_rank, at least 1.
-        noise: standard deviation of the Gaussian noise on each entry.
-        observed: share of the entries that are observed, in (0, 1], or their number as an integer above 1.
-        seed: moves U, V, noise and mask.
+        noise: as snr, outliers, outlier_scale, observed, mask and heldout an argument of `observe`.
+        seed: moves U, V and what `observe` draws.
 
     Raises:
-        Refused: a rank or spectrum beyond min(n, m), a condition below 1, or an unusable share.
+        Refused: a rank or spectrum beyond min(n, m), a condition below 1, or what `observe` refuses.
     """
     if condition < 1:
         raise Refused(f"problem.condition={condition}: allowed is a number of at least 1")
@@ -180,58 +385,109 @@ def synthetic(
     r = len(sigma)
     if not 1 <= r <= min(n, m):
         raise Refused(f"{key}: allowed is 1 to min(n, m) = {min(n, m)}")
-    if not (0 < observed <= 1 or (isinstance(observed, int) and 1 <= observed <= n * m)):
-        raise Refused(f"problem.observed={observed}: allowed is a share in (0, 1] or a count up to n*m = {n * m}")
     sigma = sigma.sort(descending=True).values
     data = stream("problem data", seed)
     U, V = orthonormal(n, r, data), orthonormal(m, r, data)
-    truth = (U * sigma) @ V.mT
-    D = truth + noise * gaussian((n, m), stream("problem noise", seed)) if noise else truth
+    digest = _hash()
+    for factor in (U, V):
+        digest.update(factor.contiguous().numpy())
+    seen = observe(
+        (U * sigma) @ V.mT,
+        observed=observed,
+        mask=mask,
+        noise=noise,
+        snr=snr,
+        outliers=outliers,
+        outlier_scale=outlier_scale,
+        heldout=heldout,
+        seed=seed,
+        rank=r,
+        generated=True,
+    )
+    return replace(seen, draws={"data": digest.hexdigest()} | seen.draws)
 
-    exact = None if noise else r
-    entries = round(observed * n * m) if observed <= 1 else int(observed)
-    if entries == n * m:
-        return Problem(D, None, truth, exact, generated=True)
-    if entries == 0:
-        raise Refused(f"problem.observed={observed}: no entry of {n}×{m} is left; allowed is at least 1/{n * m}")
-    order = torch.rand(n * m, generator=stream("problem mask", seed), dtype=torch.float64).argsort()
-    mask = torch.zeros(n * m, dtype=torch.float64)
-    mask[order[:entries]] = 1.0
-    mask = mask.view(n, m)
-    return Problem(D * mask, mask, truth, exact, generated=True)
 
+def digits(
+    *,
+    observed: float | int,
+    mask: str | None,
+    noise: NonNegative,
+    snr: Positive | None,
+    outliers: Share,
+    outlier_scale: NonNegative,
+    heldout: Share,
+    seed: Seed,
+) -> Problem:
+    """The 1797 handwritten digits that come with scikit-learn, one a row of 64 pixels from 0 to 16 (1797×64).
 
-def digits() -> Problem:
-    """The 1797 handwritten digits that come with scikit-learn, one a row of 64 pixels from 0 to 16 (1797×64)."""
+    They are seen through `observe`, whose arguments these are.
+    """
     from sklearn.datasets import load_digits
 
-    return of(load_digits().data)
+    return observe(
+        matrix(load_digits().data, "problem=digits"),
+        observed=observed,
+        mask=mask,
+        noise=noise,
+        snr=snr,
+        outliers=outliers,
+        outlier_scale=outlier_scale,
+        heldout=heldout,
+        seed=seed,
+    )
 
 
-def file(*, path: str) -> Problem:
+def file(
+    *,
+    path: str,
+    observed: float | int,
+    mask: str | None,
+    noise: NonNegative,
+    snr: Positive | None,
+    outliers: Share,
+    outlier_scale: NonNegative,
+    heldout: Share,
+    seed: Seed,
+) -> Problem:
     """A matrix from a file: .npy, .npz, .csv, .tsv, .mtx, .pt or .parquet. NaN, or an empty cell, is a missing entry.
 
     An .npz or .pt with several arrays must name one of them D. In .mtx, entries that are not listed are 0, as the
     format says. A first line of .csv or .tsv without a number in it is a header. No pickled object is ever loaded.
+    The matrix is seen through `observe`, whose arguments the others are.
 
     Raises:
-        Refused: no such file, another format, not a matrix, or unusable contents.
+        Refused: no such file, another format, not a matrix, unusable contents, or what `observe` refuses.
     """
-    source, file = f"problem.path={path}", Path(path).expanduser()
+    return observe(
+        _read(path, "path"),
+        observed=observed,
+        mask=mask,
+        noise=noise,
+        snr=snr,
+        outliers=outliers,
+        outlier_scale=outlier_scale,
+        heldout=heldout,
+        seed=seed,
+    )
+
+
+def _read(path: str, key: str) -> Tensor:
+    """The matrix in a file of any of the formats; `key` is where its path was given."""
+    source, file = f"problem.{key}={path}", Path(path).expanduser()
     read = _READERS.get(file.suffix.lower())
     if read is None:
         raise Refused(f"{source}: unknown format; allowed are {' '.join(_READERS)}")
-    return of(opened(read, file, source), source)
+    return matrix(opened(read, file, source), source)
 
 
-def ratings(*, path: str) -> Problem:
+def ratings(*, path: str, heldout: Share, seed: Seed) -> Problem:
     """Users × items from a MovieLens file: u.data (tabs), ratings.dat (::) or ratings.csv (a header and commas).
 
     Users and items are numbered in the order of their ids, and the others of the grid are missing. A pair rated twice
-    keeps its last rating.
+    keeps its last rating. A share of them, ``heldout``, is set aside as in `observe`; ``seed`` moves which.
 
     Raises:
-        Refused: no such file, another format, or a line without user, item and rating.
+        Refused: no such file, another format, a line without user, item or rating, or a share that leaves nothing.
     """
     source, file = f"problem.path={path}", Path(path).expanduser()
     if file.suffix.lower() not in (".data", ".dat", ".csv"):
@@ -240,7 +496,17 @@ def ratings(*, path: str) -> Problem:
     (users, row), (items, column) = (np.unique(ids, return_inverse=True) for ids in (user, item))
     D = np.full((len(users), len(items)), np.nan)
     D[row, column] = rating
-    return of(D, source)
+    return observe(
+        matrix(D, source),
+        observed=1.0,
+        mask=None,
+        noise=0.0,
+        snr=None,
+        outliers=0.0,
+        outlier_scale=0.0,
+        heldout=heldout,
+        seed=seed,
+    )
 
 
 def opened(read: Callable[[Path], Any], file: Path, source: str) -> Any:

@@ -261,7 +261,7 @@ def _layout(point: Point) -> tuple[Any, ...]:
         raise
     except Exception:
         return (2, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
-    held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth))
+    held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth, problem.heldout))
     return (2 + held[1], *problem.shape, held)
 
 
@@ -305,6 +305,5 @@ def _stacked(problems: Sequence[Problem], stack: Stack) -> Problem:
             return arrays[0].expand(len(arrays), *arrays[0].shape)
         return stack([array for array in arrays if array is not None])
 
-    D = stacked([p.D for p in problems])
-    assert D is not None
-    return Problem(D, stacked([p.mask for p in problems]), stacked([p.truth for p in problems]))
+    names = "D", "mask", "truth", "heldout"
+    return Problem(**{name: stacked([getattr(p, name) for p in problems]) for name in names})  # type: ignore[arg-type]

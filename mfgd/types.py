@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 Factors = tuple[Tensor, ...]
@@ -11,6 +11,7 @@ Factors = tuple[Tensor, ...]
 # In a batch a component receives a column (B, 1, 1) in place of each float.
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
 

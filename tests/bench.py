@@ -36,7 +36,7 @@ from mfgd import config, loss, optimizer, sweep
 from mfgd.config import Point
 from mfgd.descent import State, descent
 from mfgd.objective import Objective, interleaved, interleaves
-from mfgd.problem import Problem, digits
+from mfgd.problem import Problem
 
 REPEATS = 5
 ROOT = Path(__file__).parents[1]
@@ -479,7 +479,7 @@ def nmf() -> Line:
     from sklearn.decomposition import NMF
 
     torch.set_num_threads(2)
-    D, generator = digits(), np.random.default_rng(0)
+    D, generator = sweep.problem_of(point("problem=digits").problem), np.random.default_rng(0)
     W, H = (generator.uniform(0.1, 1.1, s) for s in ((1797, 10), (10, 64)))
     start = (torch.tensor(W), torch.tensor(H))
 

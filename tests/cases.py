@@ -77,30 +77,44 @@ INITS = {  # reference: whether a rank above min(n, m) is possible
     "notebook": Case({}, False),
 }
 
-SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0, "noise": 0.0, "observed": 1.0}
+OBSERVATION = {  # all of it, as it is
+    "observed": 1.0,
+    "mask": None,
+    "noise": 0.0,
+    "snr": None,
+    "outliers": 0.0,
+    "outlier_scale": 1.0,
+    "heldout": 0.0,
+    "seed": 0,
+}
+
+SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0} | OBSERVATION
+
+ARRAYS = ("D", "mask", "truth", "heldout")
 
 PROBLEMS = {
     "exact": {},
     "full": {"noise": 0.1},
     "masked": {"observed": 0.6},
     "noisy": {"noise": 0.1, "observed": 0.6},
+    "heldout": {"noise": 0.1, "observed": 0.8, "heldout": 0.3},
 }
 
 
 def _file(folder: Path) -> Problem:
     np.save(folder / "D.npy", [[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
-    return mfgd.problem.file(path=str(folder / "D.npy"))
+    return mfgd.problem.file(path=str(folder / "D.npy"), **OBSERVATION)
 
 
 def _ratings(folder: Path) -> Problem:
     (folder / "u.data").write_text("1\t1\t5\t0\n2\t2\t3\t0\n")
-    return mfgd.problem.ratings(path=str(folder / "u.data"))
+    return mfgd.problem.ratings(path=str(folder / "u.data"), heldout=0.0, seed=0)
 
 
 PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "notebook": lambda folder: mfgd.problem.notebook(),
-    "synthetic": lambda folder: mfgd.problem.synthetic(**SYNTHETIC | {"observed": 0.6}, seed=0),
-    "digits": lambda folder: mfgd.problem.digits(),
+    "synthetic": lambda folder: mfgd.problem.synthetic(**SYNTHETIC | {"observed": 0.6, "heldout": 0.2}),
+    "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,
     "ratings": _ratings,
 }
@@ -124,13 +138,13 @@ def optimizer(name: str, **keys: Any) -> Optimizer:
 
 def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
     """A small problem per run, each of its own seed."""
-    draws = [mfgd.problem.synthetic(**SYNTHETIC | PROBLEMS[name], seed=seed) for seed in range(prod(batch))]
+    draws = [mfgd.problem.synthetic(**SYNTHETIC | PROBLEMS[name] | {"seed": seed}) for seed in range(prod(batch))]
 
     def stack(arrays: list[Tensor | None]) -> Tensor | None:
         return None if arrays[0] is None else torch.stack(arrays).reshape(*batch, N, M)
 
-    D, mask, truth = (stack([getattr(draw, field) for draw in draws]) for field in ("D", "mask", "truth"))
-    return Problem(D, mask, truth, draws[0].rank, generated=True)
+    arrays = {name: stack([getattr(draw, name) for draw in draws]) for name in ARRAYS}
+    return Problem(**arrays, rank=draws[0].rank, generated=True)
 
 
 def factors(
@@ -154,4 +168,5 @@ def run(tensors: tuple[Tensor, ...], b: int) -> tuple[Tensor, ...]:
 
 def one(whole: Problem, b: int) -> Problem:
     """The problem of one run of a batch, as a batch of one."""
-    return Problem(*(None if X is None else X[b : b + 1] for X in (whole.D, whole.mask, whole.truth)))
+    arrays = {name: getattr(whole, name) for name in ARRAYS}
+    return Problem(**{name: None if X is None else X[b : b + 1] for name, X in arrays.items()})

@@ -7,7 +7,22 @@ import cases
 import numpy as np
 import pytest
 import torch
-from cases import BATCHES, DEPTHS, LOSSES, OPTIMIZERS, PROBLEMS, M, N, column, factors, loss, one, problem, run
+from cases import (
+    BATCHES,
+    DEPTHS,
+    LOSSES,
+    OBSERVATION,
+    OPTIMIZERS,
+    PROBLEMS,
+    M,
+    N,
+    column,
+    factors,
+    loss,
+    one,
+    problem,
+    run,
+)
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 
@@ -239,10 +254,14 @@ def test_eckart_young_on_digits():
     sigma = np.linalg.svd(D, compute_uv=False)
     start = tuple(0.01 * W for W in normal(1797, 10, 64))
     *_, state = descent(
-        Objective(mfgd.problem.digits(), HALF), GD, start, lr=0.9 / float(sigma[0]), records=range(0, 601, 10)
+        Objective(mfgd.problem.digits(**OBSERVATION), HALF),
+        GD,
+        start,
+        lr=0.9 / float(sigma[0]),
+        records=range(0, 601, 10),
     )
     assert_allclose(state.loss, 0.5 * (sigma[10:] ** 2).sum(), rtol=1e-6)
-    assert_allclose(metrics.relative_error(mfgd.problem.digits(), state.factors), 0.28922, atol=1e-5)
+    assert_allclose(metrics.relative_error(mfgd.problem.digits(**OBSERVATION), state.factors), 0.28922, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

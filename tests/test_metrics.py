@@ -1,5 +1,6 @@
 """What is measured of a state."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
     right = Problem(given.D, given.mask, torch.where(given.mask == 0, product(made), 1e3))
     assert (metrics.heldout_error(right, made) == 0).all()
     assert metrics.heldout_error(problem("full", batch), made) is None
+
+
+@BATCHES
+def test_heldout_error_is_over_the_entries_set_aside(batch):
+    given, made = problem("heldout", batch), factors(batch)
+    aside = ~np.isnan(given.heldout.numpy())
+    gaps = np.where(aside, product(made).numpy() - given.heldout.numpy(), 0)
+    expected = norm(gaps) / norm(np.nan_to_num(given.heldout))
+    assert_allclose(metrics.heldout_error(given, made), expected, rtol=1e-13)
+    blind = replace(given, truth=None)
+    assert_allclose(metrics.heldout_error(blind, made), expected, rtol=1e-13)
+    moved = replace(blind, heldout=given.heldout + 1e3)
+    assert_array_equal(metrics.relative_error(moved, made), metrics.relative_error(blind, made))
 
 
 @KINDS
@@ -186,7 +200,9 @@ def test_measure(batch, kind, depth):
         **{f"sigma.{i + 1}": sigma[..., i] for i in range(3)},
     }
     elsewhere = {"relative_error", "balance", "effective_rank"}
-    assert set(found) == set(expected) | elsewhere | ({"heldout_error"} if kind in ("masked", "noisy") else set())
+    assert set(found) == set(expected) | elsewhere | (
+        {"heldout_error"} if kind in ("masked", "noisy", "heldout") else set()
+    )
     for name, values in expected.items():
         assert_allclose(found[name], values, rtol=1e-10, err_msg=name)
         assert found[name].shape == batch, name

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import BATCHES, OPTIMIZERS, PROBLEMS, column, factors, loss, optimizer, options, problem
+from cases import BATCHES, OBSERVATION, OPTIMIZERS, PROBLEMS, column, factors, loss, optimizer, options, problem
 from numpy.testing import assert_allclose
 from sklearn.decomposition import NMF
 
@@ -166,7 +166,7 @@ def test_alternating_scaled_gd_at_rate_1_is_als():
 
 
 def test_mu_is_scikit_learn_s():
-    D = mfgd.problem.digits()
+    D = mfgd.problem.digits(**OBSERVATION)
     generator = np.random.default_rng(0)
     C, F = (generator.uniform(0.1, 1.1, shape) for shape in ((1797, 10), (10, 64)))
     *states, state = descent(

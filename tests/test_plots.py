@@ -2,6 +2,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from cases import SYNTHETIC
 from test_config import composed
 
 from mfgd import plots, problem, sweep
@@ -28,7 +29,7 @@ def test_curves_carry_the_optimum():
     (row,) = sweep.solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
     _, optimum = plots.curves(row).axes[0].lines
     assert optimum.get_label() == "theory"
-    point = problem.synthetic(n=100, m=80, rank=5, spectrum=None, condition=1.0, noise=0.1, observed=1.0, seed=0)
+    point = problem.synthetic(**SYNTHETIC | {"n": 100, "m": 80, "rank": 5, "condition": 1.0, "noise": 0.1})
     sigma = np.linalg.svd(point.D.numpy(), compute_uv=False)
     assert optimum.get_ydata()[0] == pytest.approx((sigma[2:] ** 2).sum(), rel=1e-12)
 

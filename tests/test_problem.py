@@ -7,12 +7,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from cases import PROBLEM_OPTIONS, SYNTHETIC, options
+from cases import OBSERVATION, PROBLEM_OPTIONS, SYNTHETIC, options
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.io import mmwrite
 from scipy.sparse import coo_array
+from scipy.stats import kstest
 from sklearn.datasets import load_digits
 
 from mfgd import problem
@@ -23,7 +24,15 @@ TABLE = np.array([[1.5, NAN, -3.0, 0.1], [4e-9, 5.0, 6e12, NAN]])
 
 
 def synthetic(**keys) -> problem.Problem:
-    return problem.synthetic(**SYNTHETIC | {"n": 30, "m": 20, "seed": 0} | keys)
+    return problem.synthetic(**SYNTHETIC | {"n": 30, "m": 20} | keys)
+
+
+def file(**keys) -> problem.Problem:
+    return problem.file(**OBSERVATION | keys)
+
+
+def ratings(**keys) -> problem.Problem:
+    return problem.ratings(**{"heldout": 0.0, "seed": 0} | keys)
 
 
 def observed(given: problem.Problem) -> np.ndarray:
@@ -122,7 +131,7 @@ def test_orthonormal_is_haar():
 
 
 def test_digits_are_sklearn_s():
-    assert_array_equal(problem.digits().D, load_digits().data)
+    assert_array_equal(problem.digits(**OBSERVATION).D, load_digits().data)
 
 
 def test_notebook_is_what_was_printed():
@@ -214,6 +223,169 @@ def test_noise_and_mask_never_move_the_data():
     assert not torch.equal(plain.D, synthetic(seed=1).D)
 
 
+# Observation
+
+WHOLE = np.random.default_rng(1).normal(size=(30, 20))
+
+
+def saved(folder, array, name="D.npy") -> str:
+    np.save(folder / name, array)
+    return str(folder / name)
+
+
+def test_existing_seeds_draw_what_they_drew():
+    """Written out by the first release: U, V, noise and mask of a seed stay."""
+    given = synthetic(rank=4, condition=5.0, noise=0.3, observed=0.4, seed=7)
+    data, noise, mask = (problem.stream(f"problem {kind}", 7) for kind in ("data", "noise", "mask"))
+    U, V = (problem.orthonormal(size, 4, data) for size in (30, 20))
+    truth = (U * torch.linspace(1, 0.2, 4, dtype=torch.float64)) @ V.mT
+    order = torch.rand(600, generator=mask, dtype=torch.float64).argsort()
+    assert_array_equal(given.mask.flatten().nonzero()[:, 0], order[:240].sort().values)
+    assert_array_equal(given.D, (truth + 0.3 * problem.gaussian((30, 20), noise)) * given.mask)
+    assert_array_equal(given.truth, truth)
+
+
+@pytest.mark.parametrize("piece", [16, 64, 560, 592])
+def test_a_draw_in_pieces_is_the_draw_in_one(piece, monkeypatch):
+    keys = {"noise": 0.1, "observed": 0.4, "outliers": 0.2, "heldout": 0.3}
+    whole = synthetic(**keys)
+    monkeypatch.setattr(problem, "PIECE", piece)
+    pieces = synthetic(**keys)
+    assert_array_equal(pieces.D, whole.D)
+    assert_array_equal(pieces.heldout, whole.heldout)
+    assert pieces.draws == whole.draws
+
+
+def test_signal_to_noise_ratio():
+    given = synthetic(n=200, m=100, snr=4.0)
+    power = float(given.truth.square().sum() / (given.D - given.truth).square().sum())
+    assert abs(power / 4 - 1) < 4.5 * np.sqrt(2 / 20_000)
+    assert_allclose(given.noise, np.sqrt((np.linspace(1, 0.25, 3) ** 2).sum() / 4 / 20_000), rtol=1e-12)
+    assert_array_equal(given.D, synthetic(n=200, m=100, noise=given.noise).D)
+    assert given.rank is None
+
+
+def test_outliers_replace_exactly_their_share(tmp_path):
+    """Largest where they lie is the largest of the truth times the scale; they are uniform between ± that."""
+    given = synthetic(n=200, m=100, outliers=0.3, outlier_scale=2.0, noise=1e-9)
+    struck = ((given.D - given.truth).abs() > 1e-7).numpy()
+    bound = 2 * float(given.truth.abs().max())
+    assert abs(struck.sum() - 6000) <= 1  # one may by chance be where it was
+    drawn = given.D.numpy()[struck] / bound
+    assert kstest(drawn, "uniform", (-1, 2)).pvalue > 1e-3
+    assert (given.noise, given.rank) == (None, None)
+    assert struck.mean(0).max() < 0.3 + 4.5 * np.sqrt(0.21 / 200)
+
+
+def test_outliers_are_nested_and_scale_one_draw():
+    few, many, loud = (synthetic(outliers=p, outlier_scale=s) for p, s in ((0.1, 1.0), (0.4, 1.0), (0.1, 3.0)))
+    moved = few.truth != few.D
+    assert_array_equal(many.D[moved], few.D[moved])
+    assert_allclose(loud.D[moved], 3 * few.D[moved], rtol=1e-15)
+    assert_array_equal(loud.D[~moved], loud.truth[~moved])
+    assert few.draws["outliers"] == many.draws["outliers"]
+    masked = synthetic(outliers=0.1, observed=0.5)
+    assert_array_equal(masked.D, few.D * masked.mask)
+
+
+def test_held_out_entries_are_a_share_of_the_observed_and_seen_nowhere_else():
+    plain, given = (synthetic(observed=0.5, noise=0.1, heldout=share) for share in (0.0, 0.3))
+    aside = ~given.heldout.isnan()
+    assert int(aside.sum()) == 90
+    assert int(given.count) == 210
+    assert_array_equal(given.mask + aside, plain.mask)
+    assert_array_equal(given.D + given.heldout.nan_to_num(), plain.D)
+    assert (given.D[aside] == 0).all()
+    assert (aside <= ~synthetic(observed=0.5, heldout=0.6).heldout.isnan()).all()
+    assert not torch.equal(aside, ~synthetic(observed=0.5, heldout=0.3, seed=1).heldout.isnan())
+    assert int(synthetic(heldout=0.1).count) == 540
+
+
+def test_held_out_entries_are_uniform_over_the_observed():
+    draws = [synthetic(n=6, m=5, observed=0.5, heldout=0.4, seed=seed) for seed in range(800)]
+    shares = torch.stack([(~given.heldout.isnan()).double() for given in draws]).mean(0)
+    assert (shares - 0.2).abs().max() < 4.5 * np.sqrt(0.2 * 0.8 / 800)
+
+
+def test_each_draw_has_a_hash_that_others_do_not_move():
+    assert set(synthetic().draws) == {"data"}
+    assert problem.notebook().draws == {}
+    base = {"noise": 0.1, "observed": 0.5, "outliers": 0.1, "heldout": 0.2}
+    first = synthetic(**base).draws
+    assert set(first) == {"data", "noise", "mask", "outliers", "heldout"}
+    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in first.values())
+    for change in ({"noise": 0.7}, {"noise": 0.0, "snr": 9.0}, {"outliers": 0.3}, {"outlier_scale": 5.0}):
+        assert synthetic(**base | change).draws == first
+    assert {**synthetic(**base | {"observed": 0.8}).draws, "heldout": first["heldout"]} == first
+    other = synthetic(**base | {"seed": 1}).draws
+    assert all(other[kind] != first[kind] for kind in first)
+
+
+def test_a_given_mask(tmp_path):
+    mask = np.where(np.random.default_rng(0).random((30, 20)) < 0.4, -2.5, 0)
+    mask[0, :5] = NAN
+    given = synthetic(mask=saved(tmp_path, mask), noise=0.1)
+    assert_array_equal(given.mask, (mask != 0) & ~np.isnan(mask))
+    assert_array_equal(given.D, synthetic(noise=0.1).D * given.mask)
+    assert set(given.draws) == {"data", "noise"}
+    assert synthetic(mask=saved(tmp_path, np.ones((30, 20)))).mask is None
+    save(tmp_path / "mask.csv", mask)
+    assert_array_equal(synthetic(mask=str(tmp_path / "mask.csv")).mask, given.mask)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"observed": 0.3},
+        {"observed": 100},
+        {"noise": 0.5},
+        {"snr": 3.0},
+        {"outliers": 0.2},
+        {"noise": 0.1, "observed": 0.5, "heldout": 0.2},
+    ],
+    ids=str,
+)
+def test_given_data_hidden_or_disturbed_is_the_truth(keys, tmp_path):
+    given = file(path=saved(tmp_path, WHOLE), **keys)
+    assert_array_equal(given.truth, WHOLE)
+    assert not given.generated
+    assert given.noise == (None if "outliers" in keys else pytest.approx(keys.get("noise", given.noise)))
+    if "observed" in keys and "noise" not in keys:
+        assert_array_equal(given.D, WHOLE * given.mask.numpy())
+        assert int(given.count) in (180, 100)
+        assert given.noise == 0
+
+
+def test_given_data_as_it_is_has_no_truth_but_itself(tmp_path):
+    given = file(path=saved(tmp_path, WHOLE))
+    assert (given.truth, given.mask, given.noise, given.draws) == (None, None, None, {})
+    split = file(path=saved(tmp_path, WHOLE), heldout=0.2)
+    assert split.truth is None
+    assert int(split.count) == 480
+    assert_array_equal(np.where(split.mask == 1, split.D, split.heldout), WHOLE)
+
+
+def test_missing_entries_of_given_data_stay_missing(tmp_path):
+    holed = np.where(np.random.default_rng(2).random(WHOLE.shape) < 0.5, WHOLE, NAN)
+    size = int(np.isfinite(holed).sum())
+    path = saved(tmp_path, holed)
+    given = file(path=path, observed=0.5, noise=0.1, outliers=0.1, heldout=0.1)
+    seen = (given.mask == 1).numpy() | ~given.heldout.isnan().numpy()
+    assert seen.sum() == round(0.5 * size)
+    assert np.isfinite(holed[seen]).all()
+    assert (given.truth, given.noise) == (None, None)
+    assert int(file(path=path, observed=17).count) == 17
+    mask = saved(tmp_path, np.eye(30, 20), "mask.npy")
+    assert_array_equal(file(path=path, mask=mask).mask, np.isfinite(holed) * np.eye(30, 20))
+
+
+def test_digits_can_be_observed_in_part():
+    given = problem.digits(**OBSERVATION | {"observed": 0.1, "noise": 1.0, "heldout": 0.5})
+    assert_array_equal(given.truth, load_digits().data)
+    assert int(given.count) == 11501 - round(0.5 * 11501)
+    assert set(given.draws) == {"noise", "mask", "heldout"}
+
+
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
@@ -226,6 +398,11 @@ def test_noise_and_mask_never_move_the_data():
         ({"observed": 601}, r"problem\.observed=601: .* 600"),
         ({"observed": 2.5}, r"problem\.observed=2\.5"),
         ({"observed": NAN}, r"problem\.observed=nan"),
+        ({"snr": 2.0, "noise": 0.1}, r"problem\.snr=2\.0 beside problem\.noise=0\.1: allowed is one of the two"),
+        ({"heldout": 0.0005}, r"problem\.heldout=0\.0005: sets 0 of 600 .* allowed are 1 to 599"),
+        ({"heldout": 0.9, "observed": 2}, r"problem\.heldout=0\.9: sets 2 of 2 "),
+        ({"mask": "nowhere.npy"}, r"problem\.mask=nowhere\.npy: no such file"),
+        ({"mask": "mask.xlsx"}, r"problem\.mask=mask\.xlsx: unknown format"),
         ({"observed": 1e-5}, r"problem\.observed=1e-05: no entry"),
     ],
 )
@@ -265,31 +442,29 @@ ARRAYS = {"nan": TABLE, "full": np.nan_to_num(TABLE), "int": np.arange(6).reshap
 )
 def test_round_trip(suffix, array, tmp_path):
     array = ARRAYS[array]
-    given = problem.file(path=save(tmp_path / f"data{suffix}", array))
+    given = file(path=save(tmp_path / f"data{suffix}", array))
     assert given.D.dtype == torch.float64
     assert_array_equal(observed(given), array)
 
 
 def test_a_column_and_a_row_stay_what_they_are(tmp_path):
     for shape in ((3, 1), (1, 3)):
-        assert problem.file(path=save(tmp_path / "data.csv", np.ones(shape))).shape == shape
+        assert file(path=save(tmp_path / "data.csv", np.ones(shape))).shape == shape
 
 
 def test_suffix_in_capitals(tmp_path):
-    assert problem.file(path=save(tmp_path / "data.CSV", np.eye(2))).shape == (2, 2)
+    assert file(path=save(tmp_path / "data.CSV", np.eye(2))).shape == (2, 2)
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(tmp_path / "data.npy", np.eye(2))
-    assert problem.file(path="~/data.npy").shape == (2, 2)
+    assert file(path="~/data.npy").shape == (2, 2)
 
 
 def test_sparse_matrix_market_has_zeros_where_it_lists_nothing(tmp_path):
     mmwrite(tmp_path / "data.mtx", coo_array(([2.5, -1.0], ([0, 2], [1, 3])), shape=(3, 4)))
-    assert_array_equal(
-        observed(problem.file(path=str(tmp_path / "data.mtx"))), [[0, 2.5, 0, 0], [0] * 4, [0, 0, 0, -1]]
-    )
+    assert_array_equal(observed(file(path=str(tmp_path / "data.mtx"))), [[0, 2.5, 0, 0], [0] * 4, [0, 0, 0, -1]])
 
 
 @pytest.mark.parametrize(
@@ -307,18 +482,18 @@ def test_sparse_matrix_market_has_zeros_where_it_lists_nothing(tmp_path):
 )
 def test_csv_as_people_write_it(text, tmp_path):
     (tmp_path / "data.csv").write_text(text, newline="")
-    assert_array_equal(observed(problem.file(path=str(tmp_path / "data.csv"))), [[1, 2, 3], [4, NAN, 6]])
+    assert_array_equal(observed(file(path=str(tmp_path / "data.csv"))), [[1, 2, 3], [4, NAN, 6]])
 
 
 def test_a_first_line_of_missing_entries_is_no_header(tmp_path):
     (tmp_path / "data.csv").write_text(",,\n1,2,3\n")
-    assert_array_equal(observed(problem.file(path=str(tmp_path / "data.csv"))), [[NAN] * 3, [1, 2, 3]])
+    assert_array_equal(observed(file(path=str(tmp_path / "data.csv"))), [[NAN] * 3, [1, 2, 3]])
 
 
 def test_parquet_of_nullable_columns(tmp_path):
     frame = pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64"), "b": [0.5, None], "c": [True, False]})
     frame.to_parquet(tmp_path / "data.parquet")
-    assert_array_equal(observed(problem.file(path=str(tmp_path / "data.parquet"))), [[1, 0.5, 1], [NAN, NAN, 0]])
+    assert_array_equal(observed(file(path=str(tmp_path / "data.parquet"))), [[1, 0.5, 1], [NAN, NAN, 0]])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
@@ -326,7 +501,7 @@ def test_of_several_arrays_the_one_named_d(suffix, tmp_path):
     arrays = {"A": torch.zeros(2, 2), "D": torch.eye(3)}
     path = tmp_path / f"data{suffix}"
     torch.save(arrays, path) if suffix == ".pt" else np.savez(path, **arrays)
-    assert_array_equal(problem.file(path=str(path)).D, np.eye(3))
+    assert_array_equal(file(path=str(path)).D, np.eye(3))
 
 
 class Payload:
@@ -380,7 +555,7 @@ def test_file_refuses_in_one_line(name, tmp_path, capsys):
     if make is not None:
         make(path) if callable(make) else path.write_bytes(make)
     with pytest.raises(Refused, match=rf"^problem\.path={path}: .*({reason})") as refused:
-        problem.file(path=str(path))
+        file(path=str(path))
     assert "\n" not in str(refused.value)
     assert capsys.readouterr().out == ""
 
@@ -393,7 +568,22 @@ def test_truncated_files_are_refused(tmp_path):
         for share in (0.1, 0.5, 0.99):
             path.write_bytes(whole[: int(share * len(whole))])
             with pytest.raises(Refused, match="not readable as"):
-                problem.file(path=str(path))
+                file(path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("array", "keys", "reason"),
+    [
+        (np.ones((20, 30)), {}, r"a mask of shape \(20, 30\); allowed is that of D, \(30, 20\)"),
+        (np.zeros((30, 20)), {}, "observes no entry"),
+        (np.ones((30, 20)), {"observed": 0.5}, r"beside problem\.observed=0\.5: allowed is one of the two"),
+        (np.ones((30, 20)), {"observed": 7}, "beside problem.observed=7"),
+    ],
+)
+def test_masks_that_are_refused(array, keys, reason, tmp_path):
+    path = saved(tmp_path, array, "mask.npy")
+    with pytest.raises(Refused, match=rf"^problem\.mask={path}:? .*{reason}"):
+        synthetic(mask=path, **keys)
 
 
 # Ratings
@@ -412,7 +602,7 @@ def test_ratings(name, header, separator, width, tmp_path):
         header = header.replace(",timestamp", "")
     text = header + "".join(separator.join(map(str, line[:width])) + "\n" for line in LINES)
     (tmp_path / name).write_text(text)
-    assert_array_equal(observed(problem.ratings(path=str(tmp_path / name))), USERS_BY_ITEMS)
+    assert_array_equal(observed(ratings(path=str(tmp_path / name))), USERS_BY_ITEMS)
 
 
 @pytest.mark.parametrize(
@@ -435,5 +625,16 @@ def test_ratings_refuses(name, content, reason, tmp_path):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(Refused, match=rf"^problem\.path=.*{name}: .*{reason}") as refused:
-        problem.ratings(path=str(tmp_path / name))
+        ratings(path=str(tmp_path / name))
     assert "\n" not in str(refused.value)
+
+
+def test_ratings_held_out(tmp_path):
+    lines = [(user, item, 1 + (user * item) % 5) for user in range(1, 21) for item in range(1, 11)]
+    (tmp_path / "u.data").write_text("".join(f"{u}\t{i}\t{r}\t0\n" for u, i, r in lines))
+    given = ratings(path=str(tmp_path / "u.data"), heldout=0.25)
+    assert int(given.count) == 150
+    both = np.where(given.heldout.isnan(), given.D, given.heldout)
+    assert_array_equal(both, [[1 + (u * i) % 5 for i in range(1, 11)] for u in range(1, 21)])
+    other = ratings(path=str(tmp_path / "u.data"), heldout=0.25, seed=1)
+    assert given.draws["heldout"] != other.draws["heldout"]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from cases import OBSERVATION
 from mlflow import MlflowClient
 from test_config import composed
 
@@ -59,7 +60,7 @@ def test_names_of_a_run(store, runs):
 def test_metrics_are_those_of_the_matrices(store, runs):
     run = one(runs, rank="3", lr="0.0004", loss="huber", init="normal")
     _, _, matrices = mfgd.load_run(run["run_id"])
-    C, F, D = matrices["C"].numpy(), matrices["F"].numpy(), problem.digits().D.numpy()
+    C, F, D = matrices["C"].numpy(), matrices["F"].numpy(), problem.digits(**OBSERVATION).D.numpy()
     residual = C @ F - D
     inner = np.minimum(np.abs(residual), 1)
     sigma = np.linalg.svd(C @ F, compute_uv=False)[:3]
