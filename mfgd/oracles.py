@@ -102,7 +102,10 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
 
 def singular_values(problem: Problem) -> Tensor | None:
     """The problem's singular values with what is rounding only, below σ₁ max(n, m) ε, set to 0; None where unknown."""
-    sigma = problem.spectrum
+    return _exact(problem, problem.spectrum)
+
+
+def _exact(problem: Problem, sigma: Tensor | None) -> Tensor | None:
     if sigma is None:
         return None
     return torch.where(sigma > sigma[0] * max(problem.shape) * torch.finfo(sigma.dtype).eps, sigma, 0)
@@ -311,8 +314,33 @@ def sharpness(setting: Setting, row: Row) -> Answer | None:
     return Answer(deviation, max(ENOUGH, 1e3 * row.epsilon), {"sharpness": expected})
 
 
+def noise_floor(setting: Setting, row: Row) -> Answer | None:
+    """Under Gaussian noise of standard deviation s the error ends at about s √(r (n + m − r)/p) / ‖D*‖.
+
+    r (n + m − r) is the dimension of the matrices of rank r, and p the share observed: the error of one who knows the
+    tangent space (Candès, Plan 2010, Matrix completion with noise, section III.B). Holds for the squared loss without
+    penalty at the rank r of the truth, where the noise is weak, s (√n + √m) ≤ √p σ_r/4, of its entries there are at
+    least four times as many as dimensions, and the run has settled: its last two records differ by at most 1 %. The
+    deviation is relative; allowed are four standard deviations of the draw and a tenth for what is beyond first order.
+    """
+    problem, loss = setting.problem, setting.loss
+    sigma = _exact(problem, problem.truth_spectrum)
+    if loss.curvature is None or loss.penalty or not problem.noise or sigma is None:
+        return None
+    (n, m), r = problem.shape, int((sigma > 0).sum())
+    dimension, share = r * (n + m - r), float(problem.count) / (n * m)
+    weak = problem.noise * (math.sqrt(n) + math.sqrt(m)) <= math.sqrt(share) * float(sigma[r - 1]) / 4
+    error = row.trajectory["relative_error"]
+    settled = len(error) > 1 and abs(error[-1] - error[-2]) <= 0.01 * error[-1] and row.outcome != "diverged"
+    if setting.rank != r or not weak or not settled or share * n * m < 4 * dimension:
+        return None
+    floor = problem.noise * math.sqrt(dimension / share) / float(sigma.square().sum().sqrt())
+    return Answer(float(error[-1]) / floor - 1, 0.1 + 4 / math.sqrt(2 * dimension), {"relative_error": floor})
+
+
 ORACLES: dict[str, Oracle] = {
-    oracle.__name__: oracle for oracle in (eckart_young, soft_threshold, saxe, local_rate, stability, sharpness)
+    oracle.__name__: oracle
+    for oracle in (eckart_young, soft_threshold, saxe, local_rate, stability, sharpness, noise_floor)
 }
 
 

@@ -61,8 +61,12 @@ class Problem:
     @cached_property
     def spectrum(self) -> Tensor | None:
         """Singular values (*, min(n, m)), largest first: of D when fully observed, else of the truth."""
-        target = self.D if self.mask is None else self.truth
-        return None if target is None else torch.linalg.svdvals(target)
+        return torch.linalg.svdvals(self.D) if self.mask is None else self.truth_spectrum
+
+    @cached_property
+    def truth_spectrum(self) -> Tensor | None:
+        """Singular values (*, min(n, m)) of the truth, largest first."""
+        return None if self.truth is None else torch.linalg.svdvals(self.truth)
 
     @cached_property
     def triplets(self) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -159,6 +159,7 @@ def verdict(oracle: str, *line: str) -> str:
     return judged(*line).tags[f"oracle.{oracle}"]
 
 
+NOISY = (*LOW, "problem.n=80", "problem.m=70", "problem.noise=0.002", "steps=1000")
 SAXE = (*PLAIN, "problem.spectrum=[4,2,1,0.5]", "rank=4", "init._target_=test_oracles.aligned", "init.scale=1e-3")
 SAXE = (*SAXE, "diagnostics=dynamics")
 SCALED = (*LOW, "steps=40", "optimizer=scaled_gd", "optimizer.damping=0.0", "init._target_=test_oracles.near")
@@ -220,6 +221,19 @@ VERDICTS = {
         ("not applicable", (*LOW, "steps=10", "diagnostics=full", "record.points=5")),
         ("not applicable", (*LOW, "steps=1000", "diagnostics=dynamics")),
         ("not applicable", (*LOW, "steps=100", "diagnostics=full", "record.points=5", "problem.noise=0.1")),
+    ],
+    "noise_floor": [
+        ("agrees", (*LOW, "steps=1000", "problem.noise=0.005")),
+        ("agrees", (*LOW, "steps=1000", "problem.snr=1000", "optimizer=adam", "lr=0.02", "schedule=cosine")),
+        ("agrees", (*NOISY, "problem.observed=0.4", "lr=1")),
+        ("not applicable", (*LOW, "steps=1000")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.2")),
+        ("not applicable", (*LOW, "steps=12", "problem.noise=0.005")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "rank=4")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "loss=huber")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "loss.penalty=0.01")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "problem.outliers=0.01")),
+        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "problem.observed=0.5")),
     ],
 }
 
@@ -290,6 +304,7 @@ def scaled(name, by):
         ("stability", VERDICTS["stability"][1][1], reached, 0.2),
         ("soft_threshold", VERDICTS["soft_threshold"][0][1], scaled("sigma.1", 1.1), 0.09),
         ("eckart_young", VERDICTS["eckart_young"][1][1], scaled("loss", 0.9), -0.1),
+        ("noise_floor", VERDICTS["noise_floor"][0][1], scaled("relative_error", 3.0), 3 * 1.0714 - 1),
     ],
 )
 def test_what_contradicts_theory_deviates_by_as_much(oracle, line, change, deviation):

@@ -219,3 +219,14 @@ def test_the_draw_of_a_start_does_not_depend_on_its_scale_nor_on_any_other_axis(
 def test_another_seed_rank_or_kind_is_another_draw():
     lines = ("seed=0", "seed=1", "rank=3", "depth=3", "init=normal", "init=orthogonal")
     assert len(set(draws(*lines))) == len(lines)
+
+
+def test_a_run_carries_the_hashes_of_all_its_draws():
+    line = "steps=1 problem.noise=0.1 problem.observed=0.7 problem.heldout=0.2"
+    (first,), (other,), (moved,) = (
+        sweep.solve(grid(f"{line} {more}")) for more in ("", "seed=1 problem.noise=0.3", "problem.seed=1")
+    )
+    names = {"draw.init", "draw.data", "draw.noise", "draw.mask", "draw.heldout"}
+    assert names <= set(first.tags)
+    assert {name for name in names if first.tags[name] != other.tags[name]} == {"draw.init"}
+    assert {name for name in names if first.tags[name] != moved.tags[name]} == names - {"draw.init"}
