@@ -37,6 +37,8 @@ class Setting(NamedTuple):
     lr: float
     """NaN where it changes from step to step."""
     tolerance: float
+    optimum: float
+    """Of the objective; NaN where unknown."""
 
     @property
     def rank(self) -> int:
@@ -172,8 +174,7 @@ def eckart_young(setting: Setting, row: Row) -> Answer | None:
     """
     if not setting.quadratic:
         return None
-    floor = optimum(setting.problem, setting.loss, setting.rank, len(setting.start))
-    return Answer(_excess(setting, row, floor), _enough(setting, row), {"loss": floor})
+    return Answer(_excess(setting, row), _enough(setting, row), {"loss": setting.optimum})
 
 
 def soft_threshold(setting: Setting, row: Row) -> Answer | None:
@@ -193,8 +194,7 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
     ends = [float(row.trajectory[name][-1]) for name in names]
     deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / float(sigma[0])
-    floor = optimum(setting.problem, setting.loss, setting.rank)
-    curves = {"loss": floor} | dict(zip(names, goals, strict=True))
+    curves = {"loss": setting.optimum} | dict(zip(names, goals, strict=True))
     return Answer(deviation if row.outcome != "diverged" else math.inf, _enough(setting, row), curves)
 
 
@@ -287,10 +287,9 @@ def stability(setting: Setting, row: Row) -> Answer | None:
     limit = rate_limit(setting.problem, setting.loss, len(setting.start))
     if not (setting.plain and limit > 0):
         return None
-    floor = optimum(setting.problem, setting.loss, setting.rank)
     enough = _enough(setting, row)
-    reached = abs(_excess(setting, row, floor)) <= enough
-    there = abs(_excess(setting, row, floor, record=0)) <= enough
+    reached = abs(_excess(setting, row)) <= enough
+    there = abs(_excess(setting, row, record=0)) <= enough
     if there or not (reached or setting.lr > limit):
         return None
     return Answer(max(0.0, setting.lr / limit - 1) if reached else 0.0, 0.0)
@@ -303,8 +302,8 @@ def sharpness(setting: Setting, row: Row) -> Answer | None:
     complete matrix without penalty at depth 2, where it is measured (diagnostics=full) and the run ended at a relative
     residual below 1e-8. The deviation is relative.
     """
-    at_zero = optimum(setting.problem, setting.loss, setting.rank) == 0 if setting.quadratic else False
-    if "sharpness" not in row.trajectory or not at_zero or len(setting.start) != 2:
+    known = setting.quadratic and setting.optimum == 0 and len(setting.start) == 2
+    if not known or "sharpness" not in row.trajectory:
         return None
     if not row.trajectory["loss"][-1] <= 1e-16 * _scale(setting):
         return None
@@ -377,9 +376,11 @@ def _enough(setting: Setting, row: Row) -> float:
     return max(ENOUGH, setting.tolerance, 100 * row.epsilon)
 
 
-def _excess(setting: Setting, row: Row, floor: float, record: int = -1) -> float:
+def _excess(setting: Setting, row: Row, record: int = -1) -> float:
     """f/f* − 1 at a record, or the relative error where f* is 0; infinite for a run that diverged."""
     if row.outcome == "diverged" and record == -1:
         return math.inf
     loss = float(row.trajectory["loss"][record])
-    return loss / floor - 1 if floor > 0 else math.sqrt(loss / (_scale(setting) or 1.0))
+    if setting.optimum > 0:
+        return loss / setting.optimum - 1
+    return math.sqrt(loss / (_scale(setting) or 1.0))

@@ -118,8 +118,8 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
         return metrics.measure(objective, state, optimum, target, full=full)
 
     rows = follow(states, measure, records.snapshots)
-    for point, problem, start, unit, row in zip(points, problems, starts, units, rows, strict=True):
-        _finish(point, problem, start, unit, row)
+    for each in zip(points, problems, starts, units, optima, rows, strict=True):
+        _finish(*each)
     return rows
 
 
@@ -136,7 +136,7 @@ def _targets(problems: Sequence[Problem], first: Point) -> metrics.Target | None
     return metrics.Target(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
 
 
-def _finish(point: Point, problem: Problem, start: Factors, unit: float, row: Row) -> None:
+def _finish(point: Point, problem: Problem, start: Factors, unit: float, optimum: float, row: Row) -> None:
     """What is known of a run once it has ended: rates, times, and what theory says."""
     rate = unit * point.lr[-1]
     constant = point.schedule.function is schedule.constant and len(point.lr) == 1
@@ -155,7 +155,7 @@ def _finish(point: Point, problem: Problem, start: Factors, unit: float, row: Ro
     row.tags["draw.init"] = _drawn(_unscaled(point.init), point.problem, point.rank, point.depth, point.seed)
     keys = point.optimizer.arguments
     lr = rate if constant else math.nan
-    setting = oracles.Setting(problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance)
+    setting = oracles.Setting(problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance, optimum)
     oracles.judge(setting, row)
 
 

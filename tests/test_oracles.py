@@ -269,11 +269,12 @@ def judge_again(line, change) -> mfgd.record.Row:
     """The verdicts on a run whose record was tampered with."""
     point = composed(*line)
     (row,) = sweep.solve([point])
+    optimum = float(row.trajectory["loss"][0] - row.trajectory["loss_gap"][0])
     start = sweep._start(sweep.problem_of(point.problem), point)
     change(row)
     setting = oracles.Setting(
         sweep.problem_of(point.problem), point.loss(), start, point.optimizer.name, point.optimizer.arguments,
-        point.lr[0], point.tolerance,
+        point.lr[0], point.tolerance, optimum,
     )  # fmt: skip
     oracles.judge(setting, row)
     return row
