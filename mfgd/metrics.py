@@ -19,7 +19,7 @@ SIGMAS = 8
 """How many singular values and modes are measured."""
 ALIGNMENT = 20, 1e-6
 """How many Gauss–Newton steps the alignment of factors takes at most, and the relative gain below which it ends."""
-RITZ = 10, 1e-8
+RITZ = 10, 1e-7
 """After how many Lanczos iterations each the largest eigenvalue is looked at, and which relative residual is enough."""
 
 
@@ -242,23 +242,20 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
         return tuple(part.reshape(*lead, *shape) for part, shape in zip(parts, shapes, strict=True))
 
     def hessian(vector: Tensor) -> Tensor:
-        _, curved = torch.func.jvp(objective.gradient, (factors,), (unflatten(vector),))  # type: ignore[misc]
-        return torch.cat([G.flatten(-2) for G in curved], dim=-1)
+        return torch.cat([H.flatten(-2) for H in objective.hessian(factors, unflatten(vector))], dim=-1)
 
     steps = min(iterations, size)
-    start = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    start = (start / start.norm()).to(factors[0])
-    V = start.new_zeros(*lead, steps, size)
-    V[..., 0, :] = start
-    T = start.new_zeros(*lead, steps, steps)
-    largest = start.new_full(lead, torch.nan)
-    settled = torch.zeros(lead, dtype=torch.bool, device=start.device)
+    v = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = (v / v.norm()).to(factors[0]).expand(*lead, size)
+    before = torch.zeros_like(v)
+    length = v.new_zeros(lead)
+    T = v.new_zeros(*lead, steps, steps)
+    largest = v.new_full(lead, torch.nan)
+    settled = torch.zeros(lead, dtype=torch.bool, device=v.device)
     for i in range(steps):
-        w = hessian(V[..., i, :])
-        T[..., i, i] = (w * V[..., i, :]).sum(-1)
-        basis = V[..., : i + 1, :]
-        for _ in range(2):
-            w = w - ((basis @ w[..., None]).mT @ basis)[..., 0, :]
+        w = hessian(v) - length[..., None] * before
+        T[..., i, i] = (w * v).sum(-1)
+        w = w - T[..., i, i, None] * v
         length = torch.linalg.vector_norm(w, dim=-1)
         if i + 1 == steps or (i + 1) % RITZ[0] == 0:
             value, residual = _ritz(T[..., : i + 1, : i + 1], length)
@@ -271,7 +268,7 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
             alive = length > 1e-12 * T.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(min=torch.finfo(T.dtype).tiny)
             length = torch.where(alive, length, 0)
             T[..., i, i + 1] = T[..., i + 1, i] = length
-            V[..., i + 1, :] = torch.where(alive[..., None], w / length[..., None], 0)
+            before, v = v, torch.where(alive[..., None], w / length[..., None], 0)
     return largest
 
 

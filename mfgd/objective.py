@@ -134,6 +134,35 @@ class Objective:
             gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, moved, strict=True)]
         return tuple(gradients)
 
+    def hessian(self, factors: Factors, direction: Factors) -> Factors:
+        """The derivative of the gradient along a direction V₁ … V_L, of the shapes of the factors: the Hessian times V.
+
+        The product rule on `gradient`, where M ∘ ρ′(R) changes by M ∘ ρ″(R) ∘ Σ_l W₁…V_l…W_L.
+        """
+        times = _times(factors)
+        tails, turns = [factors[-1]], [direction[-1]]  # W_{l+1}…W_L, and how it changes
+        for W, V in zip(factors[-2:0:-1], direction[-2:0:-1], strict=True):
+            turns.append(times(V, tails[-1]) + times(W, turns[-1]))
+            tails.append(times(W, tails[-1]))
+        tails.reverse()
+        turns.reverse()
+        heads, B, dB = [], torch.zeros_like(tails[0]), torch.zeros_like(tails[0])  # (W₁…W_{l−1})ᵀ S, and its change
+        for block in self.blocks:
+            W, V = rows_of(factors[0], block[0]), rows_of(direction[0], block[0])
+            S = self._residual((factors[0], tails[0]), block)
+            dS = times(V, tails[0]) + times(W, turns[0])
+            dS = dS.mul_(self.gain) if block[2] is None else dS.mul_(block[2])
+            if not self.folded:
+                S, dS = torch.func.jvp(self.loss.slope, (S,), (dS,))  # type: ignore[misc]
+            heads.append(times(dS, tails[0].mT) + times(S, turns[0].mT))
+            B = B + times(W.mT, S)
+            dB = dB + times(V.mT, S) + times(W.mT, dS)
+        products = [torch.cat(heads, -2)]
+        for W, V, tail, turn in zip(factors[1:-1], direction[1:-1], tails[1:], turns[1:], strict=True):
+            products.append(times(dB, tail.mT) + times(B, turn.mT))
+            B, dB = times(W.mT, B), times(V.mT, B) + times(W.mT, dB)
+        return tuple(self.weight * H + self.loss.penalty * V for H, V in zip([*products, dB], direction, strict=True))
+
     def with_room(self, factors: Factors) -> Objective:
         """The same with memory for residuals of such factors: fresh pages at every step cost more than the arithmetic.
 

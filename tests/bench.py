@@ -281,6 +281,37 @@ def records() -> Line:
     )
 
 
+def diagnostics() -> list[Line]:
+    """Each level at the default's 40 records, and with the first and the last step only."""
+    settings = (
+        "problem=synthetic",
+        "problem.rank=10",
+        "rank=10",
+        "init=normal",
+        "init.scale=0.1",
+        "lr=0.1",
+        "steps=2000",
+    )
+
+    def batch(*more: str) -> list[Point]:
+        first = point(*settings, "lr=0.1", "steps=2000", *more)
+        return [replace(first, seed=seed) for seed in range(16)]
+
+    sparse = batch("record.steps=[]")
+    dense = {level: batch(f"diagnostics={level}") for level in ("basic", "dynamics", "full")}
+    return [
+        compare(
+            f"16 × 100×80 rank 10, 2,000 steps, 40 records, diagnostics={level}",
+            lambda points=points: clock(lambda: sweep.solve(points)),
+            lambda: clock(lambda: sweep.solve(sparse)),
+            against="basic, 2 records",
+            unit="s",
+            inverse=True,
+        )
+        for level, points in dense.items()
+    ]
+
+
 def memory() -> Line:
     """Peak memory of one run with a large full matrix over what the process has without it, in its own process."""
     size = 4000
@@ -507,6 +538,7 @@ BENCHES: dict[str, Callable[[], Line | list[Line]]] = {
     "peak": peak,
     "workers": two_workers,
     "records": records,
+    "diagnostics": diagnostics,
     "memory": memory,
     "composition": composition,
     "tracking": tracking,
