@@ -155,6 +155,8 @@ def notebook() -> Init:
     F = [[0.865611, 0.033597, 0.131699, 0.244401], [0.491903, 0.498997, 0.456298, 0.768899]]
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
+        if len(widths) != 3:
+            raise Refused(f"init=notebook at depth={len(widths) - 1}: allowed is depth=2")
         if widths != (3, 2, 4):
             raise Refused(f"init=notebook at widths {widths}: allowed is a 3×4 problem at rank=2 depth=2")
         return torch.tensor(C, dtype=torch.float64), torch.tensor(F, dtype=torch.float64)
