@@ -4,7 +4,7 @@ RUN := $(VENV)/bin
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test bench lint clean
+.PHONY: sweep ui test bench components lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -17,6 +17,9 @@ test: $(VENV)/installed ## the test suite, with coverage
 
 bench: $(VENV)/installed ## how fast it is, as a table: in the README, and in bench.json
 	$(RUN)/python tests/bench.py
+
+components: $(VENV)/installed ## the page of components, conf/README.md, out of the docstrings
+	$(RUN)/python tests/components.py
 
 lint: $(VENV)/installed
 	$(RUN)/ruff format --check .

@@ -3,6 +3,9 @@
 Each function here is an option of ``init=``; its keyword arguments are that option's keys. It returns a function of the
 problem, the widths (n, k, …, k, m) and a random stream, which gives the factors W₁ (n, k) … W_L (k, m). At the same
 seed ``scale`` multiplies one and the same factors.
+
+Keys:
+    scale: multiplies each factor.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,7 @@ def uniform(*, scale: Positive) -> Init:
 
 
 def normal(*, scale: Positive) -> Init:
-    """Independent Gaussian entries of standard deviation ``scale``."""
+    """Independent Gaussian entries of mean 0 and standard deviation ``scale``."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         return tuple(scale * gaussian(shape, generator) for shape in pairwise(widths))
@@ -41,7 +44,8 @@ def normal(*, scale: Positive) -> Init:
 def orthogonal(*, scale: Positive) -> Init:
     """Orthonormal columns for C and orthonormal rows for F, times ``scale``; square factors between are orthogonal.
 
-    Source: Saxe, McClelland, Ganguli 2014, section 3.
+    Source: Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks, section 3.
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
@@ -58,8 +62,10 @@ def orthogonal(*, scale: Positive) -> Init:
 def balanced(*, scale: Positive) -> Init:
     """The product of the ``normal`` draw, split evenly: W_lᵀW_l = W_{l+1}W_{l+1}ᵀ for every l.
 
-    The product U Σ Vᵀ of the Gaussian factors becomes U Σ^{1/L}, Σ^{1/L}, …, Σ^{1/L} Vᵀ
-    (Arora, Cohen, Golowich, Hu 2019, A convergence analysis of deep linear networks, procedure 1).
+    The product U Σ Vᵀ of the Gaussian factors becomes U Σ^{1/L}, Σ^{1/L}, …, Σ^{1/L} Vᵀ.
+
+    Source: Arora, Cohen, Golowich, Hu 2019, A convergence analysis of gradient descent for deep linear neural networks,
+    procedure 1.
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
@@ -78,7 +84,10 @@ def balanced(*, scale: Positive) -> Init:
 def spectral(*, scale: Positive) -> Init:
     """The best rank-k approximation U Σ Vᵀ of the observed matrix over the share observed, split evenly.
 
-    At scale 1, full observation and squared loss this is the optimum itself. Source: Tong, Ma, Chi 2021, eq. (15).
+    At scale 1, full observation and squared loss this is the optimum itself.
+
+    Source: Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient descent,
+    eq. 15.
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
@@ -92,7 +101,11 @@ def spectral(*, scale: Positive) -> Init:
 
 
 def identity(*, scale: Positive) -> Init:
-    """Every factor is ``scale`` times the identity, cut to its shape."""
+    """Every factor is ``scale`` times the identity, cut to its shape.
+
+    Source: Bartlett, Helmbold, Long 2018, Gradient descent with identity initialization efficiently learns positive
+    definite linear transformations by deep residual networks.
+    """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         return tuple(scale * torch.eye(*shape, dtype=torch.float64) for shape in pairwise(widths))
@@ -102,6 +115,9 @@ def identity(*, scale: Positive) -> Init:
 
 def file(*, path: str, scale: Positive) -> Init:
     """Factors from a .npz, .pt or .safetensors file with arrays C and F, or W1 … WL: a tracked run's artifact goes on.
+
+    Args:
+        path: the file.
 
     Raises:
         Refused: no such file, another format, other arrays, or other shapes than n, m, rank and depth ask for.
@@ -139,6 +155,8 @@ def notebook() -> Init:
     F = [[0.865611, 0.033597, 0.131699, 0.244401], [0.491903, 0.498997, 0.456298, 0.768899]]
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
+        if len(widths) != 3:
+            raise Refused(f"init=notebook at depth={len(widths) - 1}: allowed is depth=2")
         if widths != (3, 2, 4):
             raise Refused(f"init=notebook at widths {widths}: allowed is a 3×4 problem at rank=2 depth=2")
         return torch.tensor(C, dtype=torch.float64), torch.tensor(F, dtype=torch.float64)

@@ -4,6 +4,11 @@ Each function here is an option of ``loss=``; its keyword arguments are that opt
 Three keys are common to all: the objective is ``scale`` times the sum (``reduction=sum``) or the mean over the observed
 entries (``reduction=mean``) of ρ, plus ``penalty``/2 times the squared Frobenius norms of the factors. So the ½ of the
 literature is ``scale=0.5``, and the founding notebook's plain sum of squares ``scale=1``.
+
+Keys:
+    scale: multiplies ρ.
+    reduction: sum of ρ over the observed entries, or their mean.
+    penalty: λ of λ/2 Σ ‖W_l‖², beside the reduction and not scaled.
 """
 
 import math
@@ -40,12 +45,19 @@ class Loss(NamedTuple):
 
 
 def squared(*, scale: Positive, reduction: Reduction, penalty: NonNegative) -> Loss:
-    """ρ(r) = r²."""
+    """ρ(r) = r².
+
+    Source: Eckart, Young 1936, The approximation of one matrix by another of lower rank.
+    """
     return Loss(torch.square, lambda r: 2 * r, 2.0, scale, reduction, penalty)
 
 
 def absolute(*, scale: Positive, reduction: Reduction, penalty: NonNegative) -> Loss:
-    """ρ(r) = |r|, with the subgradient 0 at 0."""
+    """ρ(r) = |r|, with the subgradient 0 at 0.
+
+    Source: Ke, Kanade 2005, Robust L1 norm factorization in the presence of outliers and missing data by alternative
+    convex programming.
+    """
     return Loss(torch.abs, torch.sign, None, scale, reduction, penalty)
 
 
@@ -56,9 +68,6 @@ def huber(*, delta: Positive, scale: Positive, reduction: Reduction, penalty: No
 
     Args:
         delta: where the parabola turns into a line, in units of D.
-        scale: multiplies the objective.
-        reduction: sum, or mean over the observed entries.
-        penalty: λ of λ/2 (‖C‖² + ‖F‖²).
     """
 
     def value(r: Tensor) -> Tensor:
@@ -73,6 +82,8 @@ def logcosh(*, scale: Positive, reduction: Reduction, penalty: NonNegative) -> L
 
     Evaluated as log(1 + 2 sinh²(r/2)) for |r| < 1, which keeps its digits near 0, and beyond as
     |r| + log(1 + e^{−2|r|}) − log 2, which does not overflow.
+
+    Source: Green 1990, Bayesian reconstructions from emission tomography data using a modified EM algorithm.
     """
 
     def value(r: Tensor) -> Tensor:

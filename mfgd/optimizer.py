@@ -3,6 +3,9 @@
 Each function here is an option of ``optimizer=``; its keyword arguments are that option's keys. It returns an
 `Optimizer`, a pair of pure functions; the learning rate is the top-level ``lr``. With ``alternating`` the factors move
 one after another, and each sees what those before it did; without, every gradient is taken at the old factors.
+
+Keys:
+    alternating: whether each factor sees what those before it did.
 """
 
 from __future__ import annotations
@@ -39,12 +42,21 @@ class Optimizer(NamedTuple):
 
 
 def gd(*, alternating: bool) -> Optimizer:
-    """Gradient descent: W ← W − lr G."""
+    """Gradient descent: W ← W − lr G, with G the gradient of the objective with respect to W.
+
+    Source: Cauchy 1847, Méthode générale pour la résolution des systèmes d'équations simultanées.
+    """
     return _by_direction(lambda W: None, lambda G, _: (G, None), alternating)
 
 
 def momentum(*, beta: Momentum, alternating: bool) -> Optimizer:
-    """Heavy ball: V ← beta V + G, W ← W − lr V (Polyak 1964, Some methods of speeding up the convergence, eq. 9)."""
+    """Heavy ball: V ← beta V + G, W ← W − lr V.
+
+    Source: Polyak 1964, Some methods of speeding up the convergence of iteration methods, eq. 9.
+
+    Args:
+        beta: how much of the last step's V is kept.
+    """
 
     def direction(G: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         V = beta * V + G
@@ -56,8 +68,13 @@ def momentum(*, beta: Momentum, alternating: bool) -> Optimizer:
 def nesterov(*, beta: Momentum, alternating: bool) -> Optimizer:
     """Nesterov's acceleration: V ← beta V + G, W ← W − lr (G + beta V).
 
-    In the variable in which the gradient is taken where the iterate is (Sutskever, Martens, Dahl, Hinton 2013, On the
-    importance of initialization and momentum in deep learning, eqs. 3 and 4, shifted).
+    In the variable in which the gradient is taken where the iterate is.
+
+    Source: Sutskever, Martens, Dahl, Hinton 2013, On the importance of initialization and momentum in deep learning,
+    eqs. 3 and 4, shifted.
+
+    Args:
+        beta: how much of the last step's V is kept.
     """
 
     def direction(G: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +87,12 @@ def nesterov(*, beta: Momentum, alternating: bool) -> Optimizer:
 def adam(*, beta1: Momentum, beta2: Momentum, epsilon: Positive, alternating: bool) -> Optimizer:
     """Adam: W ← W − lr m̂ / (√v̂ + epsilon), with m and v the running means of G and G², m̂ and v̂ without their bias.
 
-    Source: Kingma, Ba 2015, Adam, algorithm 1.
+    Source: Kingma, Ba 2015, Adam: a method for stochastic optimization, algorithm 1.
+
+    Args:
+        beta1: how much of the running mean m is kept at a step.
+        beta2: how much of the running mean v is kept at a step.
+        epsilon: added to √v̂, in units of the gradient.
     """
 
     def direction(G: Tensor, memory: tuple[Tensor, Tensor, int]) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
@@ -84,15 +106,16 @@ def adam(*, beta1: Momentum, beta2: Momentum, epsilon: Positive, alternating: bo
 def scaled_gd(*, damping: NonNegative, damped_by: Literal["number", "error"], alternating: bool) -> Optimizer:
     """Scaled gradient descent: W_l ← W_l − lr (LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹, L = W₁…W_{l−1}, T = W_{l+1}…W_L.
 
-    At depth 2: C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F (Tong, Ma, Chi 2021, Accelerating
-    ill-conditioned low-rank matrix estimation via scaled gradient descent, eq. 3, where δ = 0).
-    With δ tied to the error it is PrecGD, for ranks above the true one (Zhang, Fattahi, Zhang 2021, Preconditioned
-    gradient descent for over-parameterized nonconvex matrix factorization, section 1).
+    At depth 2: C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F. With δ tied to the error it is PrecGD, for
+    ranks above the true one.
+
+    Source: Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient descent,
+    eq. 3, where δ = 0; for PrecGD Zhang, Fattahi, Zhang 2021, Preconditioned gradient descent for over-parameterized
+    nonconvex matrix factorization, section 1.
 
     Args:
         damping: δ, or what multiplies the error in it.
         damped_by: number: δ = damping; error: δ = damping √f.
-        alternating: whether each factor sees what those before it did.
     """
 
     def directions(
@@ -118,7 +141,6 @@ def polyak(
         floor: f*, the least value of the objective.
         metric: euclidean: H = G; scaled: H = (LᵀL + δI)⁻¹ G (TTᵀ + δI)⁻¹.
         damping: δ, of the scaled metric.
-        alternating: whether each factor sees what those before it did.
     """
 
     def directions(
@@ -137,7 +159,8 @@ def polyak(
 def mu() -> Optimizer:
     """Multiplicative updates, C then F: C ← C ∘ (M∘D)Fᵀ / (M∘CF)Fᵀ, F ← F ∘ Cᵀ(M∘D) / Cᵀ(M∘CF), all entries ≥ 0.
 
-    For the squared loss; its penalty joins the denominator. There is no rate: ``lr`` is not used.
+    For the squared loss at depth 2; its penalty joins the denominator. There is no rate: ``lr`` is not used.
+
     Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, theorem 1.
     """
 
@@ -159,8 +182,9 @@ def mu() -> Optimizer:
 def als() -> Optimizer:
     """Alternating least squares, C then F: each is the minimizer of the objective while the other is held.
 
-    For the squared loss. There is no rate: ``lr`` is not used. A row or column of D with fewer observed entries than
-    the rank has no unique minimizer, and the run diverges, unless there is a penalty.
+    For the squared loss at depth 2. There is no rate: ``lr`` is not used. A row or column of D with fewer observed
+    entries than the rank has no unique minimizer, and the run diverges, unless there is a penalty.
+
     Source: Zhou, Wilkinson, Schreiber, Pan 2008, Large-scale parallel collaborative filtering for the Netflix prize,
     section 3.1, with λ not weighted by the number of ratings.
     """

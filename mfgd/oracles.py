@@ -128,17 +128,17 @@ def curvature(problem: Problem, loss: Loss) -> float:
     return second * weight if second > 0 else math.nan
 
 
-def rate_unit(problem: Problem, loss: Loss) -> float:
-    """1/(c σ₁): the rate up to which gradient descent is stable at the balanced answer, at depth 2.
+def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
+    """2/(c L σ₁^{2−2/L}), 1/(c σ₁) at depth 2: the rate up to which gradient descent is stable at the balanced answer.
 
-    There its sharpness is 2 c σ₁, the least that any global minimizer has, and 2 over it is the limit: beyond, gradient
-    descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks). c is
-    the `curvature`, σ₁ the largest singular value of D, of an incomplete one that of the observed matrix over the share
-    observed. NaN where c is unknown, infinite where D is 0.
+    There its sharpness is c L σ₁^{2−2/L}, the least that any global minimizer has, and 2 over it is the limit: beyond,
+    gradient descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep
+    networks). c is the `curvature`, L the depth, σ₁ the largest singular value of D, of an incomplete one that of the
+    observed matrix over the share observed. NaN where c is unknown, infinite where D is 0.
     """
     share = float(problem.count) / math.prod(problem.shape)
-    steepest = curvature(problem, loss) * largest(problem.D)
-    return share / steepest if steepest != 0 else math.inf
+    sharpness = curvature(problem, loss) * depth * (largest(problem.D) / share) ** (2 - 2 / depth)
+    return 2 / sharpness if sharpness != 0 else math.inf
 
 
 def largest(D: Tensor) -> float:
@@ -153,10 +153,10 @@ def largest(D: Tensor) -> float:
 def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
     """The rate beyond which gradient descent converges to no minimizer, NaN where theory does not know it.
 
-    `rate_unit` for the squared loss of a complete D without penalty at depth 2.
+    `rate_unit` for the squared loss of a complete D without penalty.
     """
-    known = loss.curvature is not None and problem.mask is None and loss.penalty == 0 and depth == 2
-    return rate_unit(problem, loss) if known else math.nan
+    known = loss.curvature is not None and problem.mask is None and loss.penalty == 0
+    return rate_unit(problem, loss, depth) if known else math.nan
 
 
 def complete(problem: Problem) -> bool:
@@ -277,12 +277,12 @@ def local_rate(setting: Setting, row: Row) -> Answer | None:
 
 
 def stability(setting: Setting, row: Row) -> Answer | None:
-    """Beyond lr = 1/cσ₁ = 2/L, L the least sharpness of an answer, gradient descent does not converge to one.
+    """Beyond 2 over the least sharpness of an answer, at depth 2 lr = 1/cσ₁, gradient descent does not converge to one.
 
-    Source: `rate_limit`. Of runs below the limit it says only that they may: those that reach the answer agree, of the
-    others nothing is said. Holds for the squared loss of a complete matrix without penalty at depth 2, gradient descent
-    at one rate, a start that is not the answer. The deviation is lr cσ₁ − 1 of a run that reached the answer all the
-    same, else 0.
+    Source: `rate_unit`. Of runs below the limit it says only that they may: those that reach the answer agree, of the
+    others nothing is said. Holds for the squared loss of a complete matrix without penalty, gradient descent at one
+    rate, a start that is not the answer. The deviation is lr over the limit − 1 of a run that reached the answer all
+    the same, else 0.
     """
     limit = rate_limit(setting.problem, setting.loss, len(setting.start))
     if not (setting.plain and limit > 0):

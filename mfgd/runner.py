@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -170,6 +171,17 @@ def warm_up() -> None:
         ["mfgd.runner", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet"]
     )
     forkserver.ensure_running()
+    atexit.register(_cool_down)
+
+
+def _cool_down() -> None:
+    """Ends the process that imports: until it is through it would hold the pipes of a command that is long refused."""
+    from multiprocessing import forkserver
+
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def cores() -> int:

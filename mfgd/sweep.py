@@ -212,7 +212,7 @@ def _unit(point: Point, problem: Problem, start: Factors) -> float:
     if point.lr_unit == "absolute":
         return 1.0
     if point.lr_unit == "sigma1":
-        unit = oracles.rate_unit(problem, point.loss())
+        unit = oracles.rate_unit(problem, point.loss(), point.depth)
     else:
         unit = 2 / float(metrics.sharpness(Objective(problem, point.loss()), start))
     if not 0 < unit < math.inf:
@@ -246,7 +246,7 @@ def _limit(point: Point) -> float:
         problem = problem_of(point.problem)
     except Exception:  # it fails again, as a run of its own, when it is solved
         return math.nan
-    unit = oracles.rate_unit(problem, point.loss()) if point.lr_unit == "sigma1" else 1.0
+    unit = oracles.rate_unit(problem, point.loss(), point.depth) if point.lr_unit == "sigma1" else 1.0
     return oracles.rate_limit(problem, point.loss(), point.depth) / unit
 
 

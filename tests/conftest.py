@@ -1,11 +1,16 @@
+import gc
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+
+from mfgd import __main__
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -20,6 +25,35 @@ def mfgd(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     """The command as a person runs it, in a folder of its own."""
     command = [sys.executable, "-W", "error::UserWarning:mfgd", "-m", "mfgd", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProcess]:
+    """The command in this process and in a folder of its own: Python and its imports take most of a short one."""
+    monkeypatch.chdir(tmp_path)
+    # What the command changes for good, as the process is its own.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr(__main__, "warm_up", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["mfgd", *arguments])
+        modules = set(sys.modules)
+        try:
+            __main__.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            for name in set(sys.modules) - modules:
+                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+                    del sys.modules[name]
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,27 @@ import mfgd
 from mfgd import compare
 
 
-def command(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-c", "from mfgd.compare import main; main()", *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def command(demo, monkeypatch, capfd):
+    """The command in this process and in the folder of the demo."""
+    monkeypatch.chdir(demo)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["mfgd-compare", *arguments])
+        try:
+            compare.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return run
 
 
 def test_table_csv_and_figure(demo, tmp_path):
     csv, figure = tmp_path / "runs.csv", tmp_path / "overview.png"
-    done = command("--experiment=demo", "--top=5", f"--csv={csv}", f"--figure={figure}", cwd=demo)
+    line = ("-c", "from mfgd.compare import main; main()", "--experiment=demo", "--top=5", f"--csv={csv}")
+    done = subprocess.run([sys.executable, *line, f"--figure={figure}"], cwd=demo, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 6
@@ -27,17 +40,17 @@ def test_table_csv_and_figure(demo, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_sweep_or_single_runs(demo, store):
+def test_a_sweep_or_single_runs(command, store):
     runs = mfgd.load_runs(experiment="demo").dropna(subset="parent")
-    done = command("--experiment=demo", "--top=99", runs["parent"].iloc[0], cwd=demo)
+    done = command("--experiment=demo", "--top=99", runs["parent"].iloc[0])
     assert len(done.stdout.splitlines()) == 17
     two = runs["run_id"].tolist()[:2]
-    done = command("--experiment=demo", *two, cwd=demo)
+    done = command("--experiment=demo", *two)
     assert set(re.findall(r"[0-9a-f]{32}", done.stdout)) == set(two)
 
 
-def test_sorted_by_another_column(demo):
-    done = command("--experiment=demo", "--sort=params.lr", "--top=99", cwd=demo)
+def test_sorted_by_another_column(command):
+    done = command("--experiment=demo", "--sort=params.lr", "--top=99")
     rates = [float(line.split()[1]) for line in done.stdout.splitlines()[1:]]
     assert rates == sorted(rates)
 
@@ -51,8 +64,8 @@ def test_sorted_by_another_column(demo):
         (["--uri=ftp://example.org"], "mfgd: tracking.uri=ftp://example.org: not supported"),
     ],
 )
-def test_refused(demo, arguments, message):
-    done = command(*arguments, cwd=demo)
+def test_refused(command, arguments, message):
+    done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1

@@ -53,7 +53,7 @@ def composed(loader, master, lines):
         made = loader.load_sweep_config(master, list(lines))
     except HydraException as error:
         return type(error), str(error)
-    return OmegaConf.to_yaml(made, resolve=False), made._get_flag("struct"), made._metadata.object_type
+    return repr(OmegaConf.to_container(made, resolve=False)), made._get_flag("struct"), made._metadata.object_type
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

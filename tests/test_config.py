@@ -43,8 +43,8 @@ def test_every_group_of_conf_is_read():
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs(experiment, tmp_path):
-    done = mfgd(f"experiment={experiment}", "steps=20", "record.steps=null", cwd=tmp_path)
+def test_every_experiment_runs(experiment, here):
+    done = here(f"experiment={experiment}", "steps=20", "record.steps=null", "tracking.figures=0")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -142,14 +142,23 @@ def spoil(folder):
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_refused_in_one_line(line, tmp_path):
+def test_refused_in_one_line(line, here, tmp_path):
     spoil(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    done = mfgd(*line.split(), cwd=tmp_path, env=UNMEASURED)
+    done = here(*line.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"mfgd: {REFUSED[line]}")
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", ["rnk=3", "rank=4 init=spectral", "--multirun rank=1,2,0"])
+def test_refused_by_a_process_of_its_own(line, tmp_path):
+    done = mfgd(*line.split(), cwd=tmp_path, env=UNMEASURED)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"mfgd: {REFUSED[line]}")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_only_directory(tmp_path):

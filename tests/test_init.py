@@ -122,8 +122,8 @@ def test_notebook():
     C, F = mfgd.init.notebook()(mfgd.problem.notebook(), (3, 2, 4), torch.Generator())
     assert_array_equal(C.numpy().round(4), [[0.9721, 0.2518], [0.0386, 0.5858], [0.4206, 0.2610]])
     assert_array_equal(F.numpy().round(4), [[0.8656, 0.0336, 0.1317, 0.2444], [0.4919, 0.4990, 0.4563, 0.7689]])
-    for widths in ((3, 1, 4), (3, 2, 2, 4), (4, 2, 3)):
-        with pytest.raises(Refused, match=r"^init=notebook at widths"):
+    for widths, wrong in (((3, 1, 4), "widths"), ((3, 2, 2, 4), "depth=3: allowed is depth=2"), ((4, 2, 3), "widths")):
+        with pytest.raises(Refused, match=f"^init=notebook at {wrong}"):
             mfgd.init.notebook()(mfgd.problem.notebook(), widths, torch.Generator())
 
 

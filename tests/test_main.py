@@ -25,11 +25,10 @@ def statuses(folder) -> list[str]:
         return [status for (status,) in connection.execute("SELECT status FROM runs")]
 
 
-def test_notebook_experiment_reproduces_what_the_notebook_printed(tmp_path, monkeypatch):
-    done = mfgd("experiment=notebook", cwd=tmp_path)
+def test_notebook_experiment_reproduces_what_the_notebook_printed(here):
+    done = here("experiment=notebook")
     assert (done.returncode, done.stderr) == (0, "")
     run_id = re.search(r"\b[0-9a-f]{32}\b", done.stdout)[0]
-    monkeypatch.chdir(tmp_path)
     config, trajectory, matrices = package.load_run(run_id)
     assert config.problem._target_ == "mfgd.problem.notebook"
     loss = dict(zip(trajectory["step"], trajectory["loss"], strict=True))
@@ -52,14 +51,15 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert set(statuses(demo)) == {"FINISHED"}
 
 
-def test_other_launchers_and_lots_give_the_same_results(tmp_path, monkeypatch):
+def test_other_launchers_and_lots_give_the_same_results(here, tmp_path):
     line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=0")
     ways = {"batch": "hydra/launcher=batch", "basic": "hydra/launcher=basic", "lots": "hydra.sweeper.max_batch_size=3"}
-    ways["alone"] = "workers=1"
+    ways["alone"] = "hydra/launcher=batch"
     for name, way in ways.items():
-        done = mfgd(*line, way, f"tracking.experiment={name}", cwd=tmp_path)
+        line_of = (*line, way, f"tracking.experiment={name}")
+        # Several processes side by side for the first, whose numbers do not depend on how many there are.
+        done = mfgd(*line_of, cwd=tmp_path) if name == "batch" else here(*line_of, "workers=1")
         assert done.returncode == 0, done.stderr
-    monkeypatch.chdir(tmp_path)
     ours, *others = (package.load_runs(experiment=name).dropna(subset="parent") for name in ways)
     kept = [name for name in ours if name.startswith(("params", "metrics", "tags")) and "seconds" not in name]
     kept = [name for name in kept if name not in ("tags.overrides", "params.tracking.experiment", "params.workers")]
@@ -95,12 +95,11 @@ def broken(*, width, **objective):
 """
 
 
-def test_a_users_own_loss_from_the_shell(tmp_path, monkeypatch):
+def test_a_users_own_loss_from_the_shell(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
     line = ("loss._target_=losses.cauchy", "+loss.width=2.0", "loss.scale=4", "steps=200", "tracking.figures=0")
-    done = mfgd(*line, cwd=tmp_path)
+    done = here(*line)
     assert (done.returncode, done.stderr) == (0, "")
-    monkeypatch.chdir(tmp_path)
     run = package.load_runs().iloc[0]
     assert (run["params.loss"], run["params.loss.width"]) == ("losses.cauchy", "2.0")
     _, trajectory, matrices = package.load_run(run["run_id"])
@@ -108,15 +107,14 @@ def test_a_users_own_loss_from_the_shell(tmp_path, monkeypatch):
     assert trajectory["loss"].iloc[-1] == pytest.approx(4 * np.log1p((residual / 2) ** 2).sum(), rel=1e-12)
 
 
-def test_a_run_that_raises_fails_alone(tmp_path, monkeypatch):
+def test_a_run_that_raises_fails_alone(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
     line = ("--multirun", "loss._target_=losses.broken", "+loss.width=1.0,2.0,3.0", "steps=9", "tracking.figures=0")
-    done = mfgd(*line, cwd=tmp_path)
+    done = here(*line)
     assert done.returncode == 1
     assert "1 of 3 runs FAILED" in done.stdout
     assert "Traceback" not in done.stderr
     assert sorted(statuses(tmp_path)) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
-    monkeypatch.chdir(tmp_path)
     runs = package.load_runs().dropna(subset="parent").set_index("params.loss.width")
     assert runs["tags.outcome"].to_dict() == {"1.0": "budget", "2.0": "error", "3.0": "budget"}
     (traceback,) = tmp_path.rglob(f"{runs.loc['2.0', 'run_id']}/artifacts/traceback.txt")
@@ -164,8 +162,8 @@ def test_interruption_leaves_nothing_running(tmp_path):
     assert len(rest.read_text().splitlines()) == 40 - (len(found) - 1)
 
 
-def test_help_names_the_vocabulary(tmp_path):
-    done = mfgd("--help", cwd=tmp_path)
+def test_help_names_the_vocabulary(here):
+    done = here("--help")
     assert done.returncode == 0
     assert "loss: absolute, huber, logcosh, squared" in done.stdout
     assert "rank: 2" in done.stdout

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -138,6 +139,23 @@ def test_matrices_come_back_bit_for_bit(store):
     for name, values in row.trajectory.items():
         assert trajectory[name].to_numpy().astype(float).tobytes() == values.tobytes()
     assert json.dumps(dict(config.problem), default=list) == json.dumps(point.resolved["problem"])
+
+
+def test_a_deep_run_comes_back_and_goes_on(store):
+    line = ("problem=synthetic", "depth=3", "init.scale=0.5", "lr=0.01", "steps=20", "tracking.experiment=deep")
+    first = composed(*line)
+    (row,) = sweep.solve([first])
+    place = first.tracking()
+    place.open()
+    run_id = place.write(first, row, sweep.problem_of(first.problem))
+    matrices = mfgd.load_run(run_id).matrices
+    assert {name for name in matrices if name != "D"} == {"W1", "W2", "W3"}
+    (path,) = Path().glob(f"mlartifacts/*/{run_id}/artifacts/matrices.safetensors")
+    (further,) = sweep.solve([composed(*line, "init=file", f"init.path={path}", "init.scale=1.0")])
+    (whole,) = sweep.solve([composed(*line, "steps=40")])
+    assert all(torch.equal(W, V) for W, V in zip(further.factors, whole.factors, strict=True))
+    with pytest.raises(Refused, match=f"^init.path={path}: no array C in it; allowed are C, F"):
+        sweep.batches([composed(*line, "depth=2", "init=file", f"init.path={path}")])
 
 
 def test_heldout_error_and_steps_to_tolerance(store):
