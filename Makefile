@@ -4,7 +4,7 @@ RUN := $(VENV)/bin
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test bench components lint clean
+.PHONY: sweep ui test verify results bench components lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -14,6 +14,12 @@ ui: $(VENV)/installed ## serve it; the sweep's last line says which page to open
 
 test: $(VENV)/installed ## the test suite, with coverage
 	$(RUN)/pytest -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+verify: $(VENV)/installed ## the published results, at sizes that still carry the claims
+	$(RUN)/python -m experiments verify --quick
+
+results: $(VENV)/installed ## the published results in full; writes experiments/README.md
+	$(RUN)/python -m experiments verify
 
 bench: $(VENV)/installed ## how fast it is, as a table: in the README, and in bench.json
 	$(RUN)/python tests/bench.py

@@ -101,8 +101,8 @@ def _announce(points: Sequence[config.Point]) -> None:
         print(f"mfgd: {what}, the rate up to which gradient descent can converge to a minimum", file=sys.stderr)
 
 
-def main() -> None:
-    """The console script."""
+def prepare() -> None:
+    """Makes this process one that carries out shell lines."""
     sys.path.insert(0, os.getcwd())  # where a user's own functions are
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
     for number in INTERRUPTIONS:
@@ -111,6 +111,14 @@ def main() -> None:
     if {"-m", "--multirun"} & set(sys.argv):
         warm_up()
     gc.freeze()  # what the imports made is no garbage: looking for it again and again would cost a tenth of composition
+
+
+def carry_out() -> Session:
+    """The shell line in `sys.argv`, solved and tracked; one after another may be carried out in one process.
+
+    Raises:
+        SystemExit: 2 where it is refused, 130 where it is interrupted.
+    """
     session, status = Session(), None
     try:
         with config.refusals():
@@ -123,7 +131,13 @@ def main() -> None:
     finally:
         with whole():
             session.close(status)
-    if session.failures:
+    return session
+
+
+def main() -> None:
+    """The console script."""
+    prepare()
+    if carry_out().failures:
         raise SystemExit(1)
 
 

@@ -199,9 +199,7 @@ class Store:
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:
         """A folder whose files become the run's artifacts: their own place where that is on this machine."""
-        place = urlsplit(info.artifact_uri)
-        if place.scheme == "file" and not place.netloc:
-            folder = Path(url2pathname(place.path))
+        if folder := _folder(info):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
             return
@@ -262,6 +260,12 @@ class Store:
     def runs(self, run_ids: Sequence[str]) -> pandas.DataFrame:
         """The runs of these ids, as `load_runs` gives them."""
         return _lines([self.client.get_run(run_id) for run_id in run_ids])
+
+
+def _folder(info: Any) -> Path | None:
+    """Where a run's artifacts lie, if that is on this machine."""
+    place = urlsplit(info.artifact_uri)
+    return Path(url2pathname(place.path)) if place.scheme == "file" and not place.netloc else None
 
 
 def _children(parent: str) -> str:
@@ -429,6 +433,17 @@ def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
     return matrices
 
 
+def attach(run_id: str, folder: Path, uri: str | None = None) -> None:
+    """Adds the files of a folder to the artifacts of a tracked run.
+
+    Args:
+        run_id: as the table and the UI show it.
+        folder: whose files; its folders too.
+        uri: where the run was tracked; as for `load_run`.
+    """
+    client(uri, writing=True).log_artifacts(run_id, str(folder))
+
+
 def load_run(run_id: str, uri: str | None = None) -> Run:
     """Config, trajectory and matrices of a tracked run.
 
@@ -445,11 +460,13 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
     reader = client(uri)
     with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
         try:
-            reader.get_run(run_id)
+            here = _folder(reader.get_run(run_id).info)  # ten times as fast as to ask MLflow for what lies there
             paths = {
-                name: Path(reader.download_artifacts(run_id, name, folder))
+                name: here / name if here else Path(reader.download_artifacts(run_id, name, folder))
                 for name in ("config.yaml", "trajectory.parquet", "matrices.safetensors")
             }
+            if missing := [name for name, path in paths.items() if not path.exists()]:
+                raise OSError(f"has no artifact {missing[0]}")
         except (MlflowException, OSError) as error:
             raise Refused(f"run {run_id}: {str(error).splitlines()[0]}") from None
         config = OmegaConf.load(paths["config.yaml"])

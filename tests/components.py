@@ -60,8 +60,8 @@ def page() -> str:
         index.append(_row(group, [(f"{group}={name}", name) for name in options]))
         parts += [_title(module), *(_option(module, name) for name in options)]
     for module, names in MEASURED:
-        index.append(_row(_name(module), [(name, name) for name in names]))
-        parts += [_title(module), *(_described(name, getattr(module, name)) for name in names)]
+        index.append(_row(_name(module), [(f"{_name(module)}.{name}", name) for name in names]))
+        parts += [_title(module), *(_described(f"{_name(module)}.{name}", getattr(module, name)) for name in names)]
     return "\n\n".join([TOP, "\n".join(index), *parts]) + "\n"
 
 
