@@ -102,12 +102,14 @@ class Objective:
 
     def value(self, factors: Factors) -> Tensor:
         """f, (*,)."""
-        sums = []
+        sums, c = [], self.loss.curvature
         for block in self.blocks:
-            values = self.loss.value(self._residual(factors, block).mul_(1 / self.gain))
+            R = self._residual(factors, block)
+            # ρ(r) = c/2 r² takes one pass, in place: on a large matrix each is as slow as the product.
+            values = R.square_() if c else self.loss.value(R.mul_(1 / self.gain))
             # Contiguous: the order of a sum follows the layout in memory, and interleaved runs have another one.
             sums.append(values.contiguous().sum((-2, -1), keepdim=True))
-        terms = self.weight * reduce(torch.add, sums)
+        terms = self.weight * (c / 2 / self.gain**2 if c else 1.0) * reduce(torch.add, sums)
         if self.penalized:
             squares = (W.contiguous().square().sum((-2, -1), keepdim=True) for W in factors)
             terms = terms + self.loss.penalty / 2 * reduce(torch.add, squares)
@@ -216,7 +218,7 @@ class Objective:
         gradients, seen, grown = [], self.problem.D, factors[0]  # seen: LᵀD, grown: LᵀL W_l
         for level, (W, after, tail) in enumerate(zip(factors, factors[1:], tails, strict=False)):
             if only is None or only == level:
-                gradients.append((tail @ seen.mT).mT.mul_(-c).add_(grown @ (tail @ tail.mT), alpha=c))
+                gradients.append((tail @ seen.mT).mul_(-c).add_((tail @ tail.mT) @ grown.mT, alpha=c).mT)
                 if only == level:
                     return gradients
             seen, grown = W.mT @ seen, W.mT @ grown @ after

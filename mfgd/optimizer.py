@@ -267,22 +267,22 @@ def _solved(A: Tensor, X: Tensor, damping: Rate) -> Tensor:
 
 def _parts(objective: Objective, factors: Factors, level: int) -> tuple[Tensor, Tensor]:
     """What pulls entries up and what pulls them down: the gradient of factor `level` is c w times their difference."""
-    problem = objective.problem
-    D, other = problem.D, factors[1 - level]
-    if problem.mask is None:
-        Gram = other @ other.mT if level == 0 else other.mT @ other
-        down = factors[0] @ Gram if level == 0 else Gram @ factors[1]
+    D, mask, W, other = objective.problem.D, objective.problem.mask, factors[level], factors[1 - level]
+    if level == 0:  # of Dᵀ: what is tall is written along its long side, as C is laid out
+        D, mask, W, other = D.mT, None if mask is None else mask.mT, W.mT, other.mT
+    if mask is None:
+        down = (other.mT @ other) @ W
     else:
-        seen = problem.mask * (factors[0] @ factors[1])
-        D = problem.mask * D
-        down = seen @ other.mT if level == 0 else other.mT @ seen
-    up = D @ other.mT if level == 0 else other.mT @ D
-    return up, down + _ridge(objective) * factors[level]
+        D, down = mask * D, other.mT @ (mask * (other @ W))
+    up = other.mT @ D
+    if objective.penalized:
+        down = down + _ridge(objective) * W
+    return (up.mT, down.mT) if level == 0 else (up, down)
 
 
 def _ratio(up: Tensor, down: Tensor) -> Tensor:
     # Where nothing pulls down the entry is held up by nothing either: as in scikit-learn, by a number and not by 0.
-    return up / torch.where(down == 0, torch.finfo(torch.float32).eps, down)
+    return up / down.masked_fill(down == 0, torch.finfo(torch.float32).eps)
 
 
 def _ridge(objective: Objective) -> Rate:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
 from dataclasses import replace
 from datetime import date
@@ -68,8 +68,13 @@ def compare(
     what: str, ours: Work, baseline: Work, *, against: str, target: str = "–", unit: str = "µs", inverse: bool = False
 ) -> Line:
     """Medians of what the two cost in turns, and of baseline/ours, or where a limit is approached of ours/baseline."""
+
+    def rested(work: Work) -> float:
+        time.sleep(0.2)  # the threads of an OpenBLAS wait for more work without leaving their cores to anyone
+        return work()
+
     ours(), baseline()
-    pairs = [(ours(), baseline()) for _ in range(REPEATS)]
+    pairs = [(rested(ours), rested(baseline)) for _ in range(REPEATS)]
     ratios = [a / b if inverse else b / a for a, b in pairs]
     mine, theirs = (median(column) for column in zip(*pairs, strict=True))
     return Line(what, unit, mine, theirs, against, median(ratios), min(ratios), max(ratios), target)
@@ -463,44 +468,52 @@ def end_to_end() -> Line:
 # Peers
 
 
-def truncated_svd() -> Line:
-    """Time to an excess of 1e-6 over the Eckart–Young loss."""
+def truncated_svd() -> list[Line]:
+    """Time to an excess of 1e-6 over the Eckart–Young loss, of two spectra.
+
+    Each does as many steps, or passes, as it takes, found before the clock runs. scikit-learn's are over 30 columns,
+    of which it keeps 20; what its default of 5 passes takes is also given, where that is enough.
+    """
     from sklearn.decomposition import TruncatedSVD
 
     torch.set_num_threads(2)
     n, m, k = 2000, 1000, 20
     generator = np.random.default_rng(0)
     U, V = (np.linalg.qr(generator.standard_normal((s, m)))[0] for s in (n, m))
-    D = (U * 0.8 ** np.arange(m)) @ V.T
-    floor = 0.5 * float((0.8 ** (2 * np.arange(k, m))).sum())
-    objective = Objective(Problem(torch.tensor(D)), loss.squared(scale=0.5, reduction="sum", penalty=0.0))
-    start = [torch.tensor(1e-2 * generator.standard_normal(s)) for s in ((n, k), (k, m))]
-
-    def theirs() -> float:
-        passes = 2
-        while True:
-            model = TruncatedSVD(k, n_iter=passes, random_state=0)
-            start = time.perf_counter()
-            scores = model.fit_transform(D)
-            seconds = time.perf_counter() - start
-            rest = D - scores @ model.components_
-            if 0.5 * float((rest**2).sum()) <= floor * (1 + 1e-6):
-                return seconds * 1000
-            passes += 1
-
+    start = [torch.tensor(1e-2 * generator.standard_normal((1, *s))) for s in ((n, k), (k, m))]
     method = optimizer.scaled_gd(damping=0.0, damped_by="number", alternating=True)
 
-    def reached(state: State) -> Tensor:
-        return state.loss <= floor * (1 + 1e-6)
+    def lines(spectrum: np.ndarray, name: str) -> Iterator[Line]:
+        D = (U * spectrum) @ V.T
+        enough = 0.5 * float((spectrum[k:] ** 2).sum()) * (1 + 1e-6)
+        objective = Objective(Problem(torch.tensor(D)[None]), loss.squared(scale=0.5, reduction="sum", penalty=0.0))
 
-    def ours() -> float:
-        return 1000 * clock(
-            lambda: [*descent(objective, method, tuple(start), lr=1.0, records=range(0, 201, 4), reached=reached)]
-        )
+        def descended(records: Sequence[int]) -> Iterator[State]:
+            return descent(objective, method, tuple(start), lr=1.0, records=records)
+
+        def projected(passes: int) -> tuple[Any, Any]:
+            model = TruncatedSVD(k, n_iter=passes, random_state=0)
+            return model.fit_transform(D), model.components_
+
+        def suffices(passes: int) -> bool:
+            scores, components = projected(passes)
+            return 0.5 * float(((D - scores @ components) ** 2).sum()) <= enough
+
+        steps = next(state.step for state in descended(range(1000)) if state.loss <= enough)
+        fewest = next(filter(suffices, range(1, 100)))
+        for passes in (fewest, 5) if fewest < 5 else (fewest,):
+            yield compare(
+                f"{n}×{m} rank {k}, {name}, to 1e-6 above the optimum, {steps} steps of alternating scaled_gd",
+                lambda: 1000 * clock(lambda: [*descended([steps])]),
+                lambda passes=passes: 1000 * clock(lambda: projected(passes)),
+                against=f"scikit-learn TruncatedSVD, {passes} passes",
+                target="≥ 1",
+                unit="ms",
+            )
 
     try:
-        what = f"{n}×{m} rank {k} to 1e-6 above the optimum, alternating scaled_gd, 2 threads"
-        return compare(what, ours, theirs, against="scikit-learn TruncatedSVD", target="≥ 1", unit="ms")
+        decays = (0.8 ** np.arange(m), "σᵢ = .8ⁱ"), (1 / np.arange(1.0, m + 1), "σᵢ = 1/i")
+        return [line for decay in decays for line in lines(*decay)]
     finally:
         torch.set_num_threads(1)
 
@@ -512,7 +525,7 @@ def nmf() -> Line:
     torch.set_num_threads(2)
     D, generator = sweep.problem_of(point("problem=digits").problem), np.random.default_rng(0)
     W, H = (generator.uniform(0.1, 1.1, s) for s in ((1797, 10), (10, 64)))
-    start = (torch.tensor(W), torch.tensor(H))
+    batch, start = Problem(D.D[None]), (torch.tensor(W)[None], torch.tensor(H)[None])
 
     def theirs() -> float:
         model = NMF(10, init="custom", solver="mu", max_iter=200, tol=0)
@@ -521,7 +534,7 @@ def nmf() -> Line:
             return 1000 * clock(lambda: model.fit_transform(D.D.numpy(), W=W.copy(), H=H.copy()))
 
     def ours() -> float:
-        return 1000 * clock(lambda: [*descent(Objective(D, SQUARED), optimizer.mu(), start, lr=1.0, records=[200])])
+        return 1000 * clock(lambda: [*descent(Objective(batch, SQUARED), optimizer.mu(), start, lr=1.0, records=[200])])
 
     try:
         what = "200 updates of the digits, rank 10, mu, 2 threads"
