@@ -34,8 +34,10 @@ DIGITS = 317
 
 def decaying(*, n: Count, m: Count, first: Positive, ratio: Positive, seed: Seed) -> Problem:
     """D of full rank with singular values first · ratio^i, i = 0, 1, …, and random singular vectors."""
-    spectrum = [first * ratio**i for i in range(min(n, m))]
-    return problem.synthetic(n=n, m=m, rank=1, spectrum=spectrum, condition=1.0, noise=0.0, observed=1.0, seed=seed)
+    r, draw = min(n, m), problem.stream("problem data", seed)
+    U, V = problem.orthonormal(n, r, draw), problem.orthonormal(m, r, draw)
+    D = (U * (first * ratio ** torch.arange(r, dtype=torch.float64))) @ V.mT
+    return Problem(D, truth=D, rank=r, generated=True)
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
