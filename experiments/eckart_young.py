@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas
 import torch
 from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
 
 from experiments import THEORY, Claim, between, loaded, over_steps, step_at, within
 from mfgd import problem
@@ -108,7 +110,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
         axes.legend(fontsize=7)
 
     run = digits[0]
-    for i, value in enumerate(torch.linalg.svdvals(problem.digits().D)[:8], 1):
+    for i, value in enumerate(np.linalg.svd(load_digits().data, compute_uv=False)[:8], 1):
         right.plot(
             run.trajectory["step"], run.trajectory[f"sigma.{i}"], color=f"C{i - 1}", linewidth=1, label=f"$\\sigma_{i}$"
         )
