@@ -148,7 +148,7 @@ def mu() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _only_quadratic("mu", objective, factors)
-        if (objective.problem.D < 0).any():
+        if (objective.problem.entries < 0).any():
             raise Refused("optimizer=mu: D has negative entries; allowed is a matrix without")
         if any((W < 0).any() for W in factors):
             raise Refused("optimizer=mu: the start has negative entries; allowed is one without, as of init=uniform")
@@ -243,16 +243,18 @@ def _solved(A: Tensor, X: Tensor, damping: Rate) -> Tensor:
 
 def _parts(objective: Objective, factors: Factors, level: int) -> tuple[Tensor, Tensor]:
     """What pulls entries up and what pulls them down: the gradient of factor `level` is c w times their difference."""
-    problem = objective.problem
-    D, other = problem.D, factors[1 - level]
-    if problem.mask is None:
-        Gram = other @ other.mT if level == 0 else other.mT @ other
-        down = factors[0] @ Gram if level == 0 else Gram @ factors[1]
+    problem, (C, F) = objective.problem, factors
+
+    def beside(S: Tensor) -> Tensor:
+        return objective.against(S, F) if level == 0 else objective.along(C, S)
+
+    if problem.complete:
+        down = C @ (F @ F.mT) if level == 0 else (C.mT @ C) @ F
+    elif problem.pattern is not None:
+        down = beside(problem.pattern.sampled(C, F))
     else:
-        seen = problem.mask * (factors[0] @ factors[1])
-        D = problem.mask * D
-        down = seen @ other.mT if level == 0 else other.mT @ seen
-    up = D @ other.mT if level == 0 else other.mT @ D
+        down = beside(objective.masked(C @ F))
+    up = beside(objective.masked(problem.entries))
     return up, down + _ridge(objective) * factors[level]
 
 
@@ -268,17 +270,22 @@ def _ridge(objective: Objective) -> Rate:
 
 def _least_squares(objective: Objective, basis: Tensor, *, transposed: bool) -> Tensor:
     """The X (*, m, k) that minimizes w‖M∘(basis Xᵀ − D)‖² + λ/2 ‖X‖², or that of Dᵀ."""
-    D, mask, k = objective.problem.D, objective.problem.mask, basis.shape[-1]
-    if transposed:
-        D, mask = D.mT, None if mask is None else mask.mT
-    if mask is None:
-        return _solved(basis.mT @ basis, basis.mT @ D, _ridge(objective)).mT
+    problem, k = objective.problem, basis.shape[-1]
+    D = objective.masked(problem.entries)
+
+    def beside(S: Tensor, X: Tensor) -> Tensor:
+        """S X or Sᵀ X, whichever sums over what the basis spans."""
+        return objective.against(S, X.mT) if transposed else objective.along(X, S).mT
+
+    if problem.complete:
+        return _solved(basis.mT @ basis, beside(D, basis).mT, _ridge(objective)).mT
     pairs = (basis[..., :, None] * basis[..., None, :]).flatten(-2)
-    Grams = (mask.mT @ pairs).reshape(*D.shape[:-2], D.shape[-1], k, k)
+    Grams = beside(objective.masked(torch.ones_like(problem.entries)), pairs)
+    Grams = Grams.reshape(*Grams.shape[:-1], k, k)
     ridge = _ridge(objective)
     if isinstance(ridge, Tensor) and ridge.ndim > 2:
         ridge = ridge[..., None]
-    return _solved(Grams, ((mask * D).mT @ basis)[..., None], ridge)[..., 0]
+    return _solved(Grams, beside(D, basis)[..., None], ridge)[..., 0]
 
 
 def _only_quadratic(name: str, objective: Objective, factors: Factors) -> None:

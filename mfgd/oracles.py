@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd import sparse
 from mfgd.loss import Loss
 from mfgd.problem import Problem
 
@@ -26,7 +27,7 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
     """
     if problem.rank is not None and problem.rank <= rank and loss.penalty == 0:
         return 0.0
-    if loss.curvature is None or problem.mask is not None or (loss.penalty > 0 and depth != 2):
+    if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
         return math.nan
     sigma = singular_values(problem)
     assert sigma is not None
@@ -74,12 +75,19 @@ def rate_unit(problem: Problem, loss: Loss) -> float:
 
 
 def largest(D: Tensor) -> float:
-    """σ₁ of a matrix (n, m), of a large one by Lanczos."""
-    if min(D.shape) < 200 or not D.any():
+    """σ₁ of a matrix (n, m), of a large or sparse one by Lanczos."""
+    dense = D.layout == torch.strided
+    if not (D if dense else D.values()).any():
+        return 0.0
+    if dense and min(D.shape) < 200:
         return float(torch.linalg.matrix_norm(D, ord=2))
     from scipy.sparse.linalg import svds
 
-    return float(svds(D.numpy(), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[0])
+    return float(
+        svds(D.numpy() if dense else sparse.as_scipy(D), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[
+            0
+        ]
+    )
 
 
 def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
@@ -87,5 +95,5 @@ def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
 
     `rate_unit` for the squared loss of a complete D without penalty at depth 2.
     """
-    known = loss.curvature is not None and problem.mask is None and loss.penalty == 0 and depth == 2
+    known = loss.curvature is not None and problem.complete and loss.penalty == 0 and depth == 2
     return rate_unit(problem, loss) if known else math.nan

@@ -21,6 +21,8 @@ from mfgd.problem import Problem, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
 
+SPARSE = "sparse"
+"""In place of which arrays a problem has: one that is kept sparse shares its batch with no other."""
 Stack = Callable[[list[Tensor]], Tensor]
 SHARE = 16, 256
 """Runs of a batch for one of several workers: fewer are slow to solve, more keep progress and interruptions waiting."""
@@ -50,11 +52,11 @@ def batches(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     chunks = []
     for (layout, *_), members in groups.items():
         first = points[members[0]]
-        arrays, n, m = layout[:3]
+        arrays, n, m, held = layout
         parameters = first.rank * (n + m + (first.depth - 2) * first.rank)
         # What a step touches: the residual and what it is made of; factors, gradients and the next factors.
         run_bytes = (arrays * n * m + 3 * parameters) * first.dtype.itemsize
-        size = max(1, first.batch_bytes // run_bytes)
+        size = 1 if held == SPARSE else max(1, first.batch_bytes // run_bytes)
         if workers > 1:
             size = min(size, max(SHARE[0], min(SHARE[1], len(points) // (2 * workers))))
         chunks += [members[i : i + size] for i in range(0, len(members), size)]
@@ -205,6 +207,8 @@ def _layout(point: Point) -> tuple[Any, ...]:
         raise
     except Exception:
         return (2, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
+    if problem.pattern is not None:
+        return (1, *problem.shape, SPARSE)
     held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth, problem.heldout))
     return (2 + held[1], *problem.shape, held)
 
@@ -240,7 +244,13 @@ def _identity(point: Point) -> tuple[Any, ...]:
 
 
 def _stacked(problems: Sequence[Problem], stack: Stack) -> Problem:
-    """Problems of one layout under a leading run dimension; one that they share is expanded, not copied."""
+    """Problems of one layout under a leading run dimension; one that they share is expanded, not copied.
+
+    A sparse one is alone, and without that dimension.
+    """
+    if problems[0].pattern is not None:
+        (alone,) = problems
+        return alone
 
     def stacked(arrays: list[Tensor | None]) -> Tensor | None:
         if arrays[0] is None:
