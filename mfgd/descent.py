@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mfgd.objective import Objective, laid_out, serially
+from mfgd.objective import Objective, serially
 from mfgd.optimizer import Optimizer
 from mfgd.types import Factors
 
@@ -71,7 +71,7 @@ def descent(
     """
     rates = lr if callable(lr) else listed(lr)
     shape = objective.problem.shape
-    factors = laid_out(factors)
+    factors = objective.laid_out(factors)
     memory = optimizer.init(factors)
     with serially(*shape):
         start = objective.value(factors)

@@ -13,10 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mfgd import sparse
 from mfgd.problem import Problem, arrays, gaussian, opened, orthonormal, real
 from mfgd.types import Factors, Positive, Refused
 
@@ -93,8 +95,16 @@ def spectral(*, scale: Positive) -> Init:
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         _within(widths, "spectral")
         n, m = problem.shape
-        U, sigma, Vh = torch.linalg.svd(problem.D * (n * m / problem.count), full_matrices=False)
-        k = widths[1]
+        k, share = widths[1], problem.count / (n * m)
+        if problem.pattern is not None and k < min(n, m):
+            from scipy.sparse.linalg import svds
+
+            found = svds(sparse.as_scipy(problem.D), k=k, v0=np.ones(min(n, m)))
+            # SciPy has them ascending.
+            U, sigma, Vh = (torch.from_numpy(X.copy()) for X in (found[0][:, ::-1], found[1][::-1], found[2][::-1]))
+            return _split(U, sigma / share, Vh, len(widths) - 1, scale)
+        D = problem.D if problem.pattern is None else problem.D.to_dense()
+        U, sigma, Vh = torch.linalg.svd(D * (n * m / problem.count), full_matrices=False)
         return _split(U[:, :k], sigma[:k], Vh[:k], len(widths) - 1, scale)
 
     return start

@@ -13,6 +13,7 @@ from torch import Tensor
 from mfgd.descent import State
 from mfgd.objective import Objective, product, row_blocks, rows_of
 from mfgd.problem import Problem
+from mfgd.sparse import Pattern, apart
 from mfgd.types import Factors
 
 SIGMAS = 8
@@ -48,8 +49,8 @@ def joined(norms: Iterable[Tensor]) -> Tensor:
 def relative_error(problem: Problem, factors: Factors) -> Tensor:
     """‖D̂ − D*‖ / ‖D*‖ with the truth D* where it is known, else with D on its observed entries."""
     if problem.truth is not None:
-        return _misfit(factors, problem.truth, None)
-    return _misfit(factors, problem.D, problem.mask)
+        return _ratio(*_misfit(factors, problem.truth))
+    return _ratio(*_misfit(factors, problem.D, problem.mask))
 
 
 def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
@@ -57,20 +58,41 @@ def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
 
     None where none was set aside and there is no entry that is not observed, or no truth.
     """
+    truth, pattern = problem.truth, problem.pattern
     if problem.heldout is not None:
-        return _misfit(factors, problem.heldout, None, holes=True)
-    if problem.truth is None or problem.mask is None:
+        return _ratio(*_misfit(factors, problem.heldout, holes=True))
+    if truth is None or problem.complete:
         return None
-    return _misfit(factors, problem.truth, problem.mask, hidden=True)
+    if pattern is None:
+        return _ratio(*_misfit(factors, truth, problem.mask, hidden=True))
+    # What is not observed is all but what is: nearly everything, so little is lost in the difference.
+    there = pattern.sampled(*truth) if isinstance(truth, tuple) else truth[pattern.rows, pattern.columns]
+    whole, observed = _misfit(factors, truth), _misfit(factors, pattern.filled(there))
+    return _ratio(*((x.square() - y.square()).clamp(min=0).sqrt() for x, y in zip(whole, observed, strict=True)))
+
+
+def _ratio(misses: Tensor, sizes: Tensor) -> Tensor:
+    return misses / sizes
 
 
 def _misfit(
-    factors: Factors, target: Tensor, mask: Tensor | None, *, hidden: bool = False, holes: bool = False
-) -> Tensor:
-    """‖D̂ − T‖ / ‖T‖ over the entries under a mask, or over the others; no n×m matrix is built where that is large.
+    factors: Factors,
+    target: Tensor | Factors,
+    mask: Tensor | None = None,
+    *,
+    hidden: bool = False,
+    holes: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """‖D̂ − T‖ and ‖T‖ over the entries under a mask, or over the others; no n×m matrix is built where that is large.
 
-    With holes those of T that are NaN are left out.
+    With holes those of T that are NaN are left out; of a sparse T those that it does not hold; a T in factors is whole.
     """
+    if isinstance(target, tuple):
+        A, B = target
+        return apart((product(factors[:-1]), factors[-1]), (A, B)), ((A.mT @ A) * (B @ B.mT)).sum((-2, -1)).sqrt()
+    if target.layout == torch.sparse_csr:
+        values = target.values()[None]
+        return norm(Pattern(target).sampled(product(factors[:-1]), factors[-1]) - values), norm(values)
     misses, sizes = [], []
     for rows in row_blocks(*target.shape[-2:]):
         part, weight = rows_of(target, rows), rows_of(mask, rows)
@@ -82,7 +104,7 @@ def _misfit(
             missed, part = missed * weight, part * weight
         misses.append(norm(missed))
         sizes.append(norm(part))
-    return joined(misses) / joined(sizes)
+    return joined(misses), joined(sizes)
 
 
 def balance(factors: Factors) -> Tensor:

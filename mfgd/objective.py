@@ -74,30 +74,33 @@ class Objective:
     """f(W₁ … W_L) = w Σ M ∘ ρ(W₁…W_L − D) + λ/2 Σ_l ‖W_l‖² of a problem and a loss, and its gradient."""
 
     def __init__(self, problem: Problem, loss: Loss) -> None:
-        self.problem, self.loss = problem, loss
+        self.problem, self.loss, self.pattern = problem, loss, problem.pattern
         self.room: Tensor | None = None
         self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
         self.weighted = bool((torch.as_tensor(self.weight) != 1).any())
         self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
-        nothing = problem.D.new_zeros((*problem.D.shape[:-2], 1, 1))
+        nothing = torch.zeros((*problem.D.shape[:-2], 1, 1), dtype=problem.D.dtype, device=problem.D.device)
         if (loss.value(nothing) != 0).any() or (loss.slope(nothing) != 0).any():
             raise ValueError(
                 "a loss and its derivative must be 0 at 0: missing entries count as entries that are right"
             )
         n, m = problem.shape
-        self.gram = loss.curvature is not None and problem.mask is None and n * m >= GRAM
+        self.gram = loss.curvature is not None and problem.complete and n * m >= GRAM
         # A quadratic loss has ρ′(R) = c R. Where its curvature c rounds nothing it joins the product, where it is free.
         self.folded = loss.curvature is not None and math.frexp(loss.curvature)[0] == 0.5
         self.gain = loss.curvature if self.folded and loss.curvature else 1.0
         self.beta = -self.gain
-        D, mask = problem.D, problem.mask
+        D, mask = problem.entries, problem.mask
+        if self.pattern is not None:
+            self.blocks: list[Block] = [(None, D, None)]
+            return
         if mask is not None or n * m < TINY:
             D, self.beta = _once(lambda D, mask=1.0: -self.gain * D * mask, D, *(() if mask is None else (mask,))), 1.0
             mask = None if mask is None else _once(lambda mask: self.gain * mask, mask)
         self.blocks = [(rows, rows_of(D, rows), rows_of(mask, rows)) for rows in row_blocks(n, m)]
 
     def residual(self, factors: Factors) -> Tensor:
-        """M ∘ (W₁ W₂ … W_L − D), (*, n, m)."""
+        """M ∘ (W₁ W₂ … W_L − D), (*, n, m), of a sparse D on its entries, (*, 1, N)."""
         return torch.cat([self._residual(factors, block).mul_(1 / self.gain) for block in self.blocks], -2)
 
     def value(self, factors: Factors) -> Tensor:
@@ -152,13 +155,14 @@ class Objective:
         for block in self.blocks:
             W, V = rows_of(factors[0], block[0]), rows_of(direction[0], block[0])
             S = self._residual((factors[0], tails[0]), block)
-            dS = times(V, tails[0]) + times(W, turns[0])
+            changes = times if self.pattern is None else self.pattern.sampled
+            dS = changes(V, tails[0]) + changes(W, turns[0])
             dS = dS.mul_(self.gain) if block[2] is None else dS.mul_(block[2])
             if not self.folded:
                 S, dS = torch.func.jvp(self.loss.slope, (S,), (dS,))  # type: ignore[misc]
-            heads.append(times(dS, tails[0].mT) + times(S, turns[0].mT))
-            B = B + times(W.mT, S)
-            dB = dB + times(V.mT, S) + times(W.mT, dS)
+            heads.append(self.against(dS, tails[0], times) + self.against(S, turns[0], times))
+            B = B + self.along(W, S, times)
+            dB = dB + self.along(V, S, times) + self.along(W, dS, times)
         products = [torch.cat(heads, -2)]
         for W, V, tail, turn in zip(factors[1:-1], direction[1:-1], tails[1:], turns[1:], strict=True):
             products.append(times(dB, tail.mT) + times(B, turn.mT))
@@ -171,15 +175,37 @@ class Objective:
         Its gradients can not be differentiated.
         """
         made = copy(self)
-        if not self.gram and factors[0].ndim == 3:
+        if not self.gram and self.pattern is None and factors[0].ndim == 3:
             made.room = self._residual(factors, self.blocks[0])
         return made
+
+    def masked(self, X: Tensor) -> Tensor:
+        """M ∘ X; an X of the shape of the residual of a sparse D has no other entries."""
+        return X if self.problem.mask is None else self.problem.mask * X
+
+    def against(self, S: Tensor, F: Tensor, times: Callable[..., Tensor] = torch.matmul) -> Tensor:
+        """S Fᵀ, (*, n, k), of an S of the shape of the residual and F (*, k, m)."""
+        if self.pattern is not None:
+            return self.pattern.times(S, F.mT)
+        return times(F, S.mT).mT  # written along its long side: up to twice as fast
+
+    def along(self, C: Tensor, S: Tensor, times: Callable[..., Tensor] = torch.matmul) -> Tensor:
+        """Cᵀ S, (*, k, m), of C (*, n, k) and such an S."""
+        return times(C.mT, S) if self.pattern is None else self.pattern.transposed_times(S, C).mT
+
+    def laid_out(self, factors: Factors) -> Factors:
+        """The factors with each laid out as its gradient is: what joins both entry by entry is one pass of memory."""
+        if self.pattern is not None:
+            return (*(W.contiguous() for W in factors[:-1]), factors[-1].mT.contiguous().mT)
+        return factors if _times(factors) is _spread else (factors[0].mT.contiguous().mT, *factors[1:])
 
     def _residual(self, factors: Factors, block: Block, out: Tensor | None = None) -> Tensor:
         """c M ∘ (W₁ W₂ … W_L − D) on the rows of a block, written to `out` or to as many of its rows."""
         rows, D, mask = block
         times = _times(factors)
         left, right = reduce(times, (rows_of(factors[0], rows), *factors[1:-1])), factors[-1]
+        if self.pattern is not None:
+            return self.pattern.sampled(self.gain * left, right).sub_(D, alpha=self.gain)
         if out is not None and rows is not None:
             out = out[..., : left.shape[-2], :]
         if mask is not None:
@@ -196,9 +222,9 @@ class Objective:
             R = self._residual((factors[0], tail), block, self.room)
             S = R if self.folded else self.loss.slope(R)
             if only is None or only == 0:
-                heads.append(times(tail, S.mT).mT)  # (S tailᵀ), written along its long side: up to twice as fast
+                heads.append(self.against(S, tail, times))
             if only != 0:
-                below = times(rows_of(factors[0], block[0]).mT, S)
+                below = self.along(rows_of(factors[0], block[0]), S, times)
                 above = below if above is None else above.add_(below)
         gradients = [torch.cat(heads, -2)] if len(heads) > 1 else heads
         if above is None:
@@ -234,11 +260,6 @@ def row_blocks(n: int, m: int) -> list[slice | None]:
 def rows_of(X: Any, rows: slice | None) -> Any:
     """Some rows of a matrix, or of none."""
     return X if rows is None or X is None else X[..., rows, :]
-
-
-def laid_out(factors: Factors) -> Factors:
-    """The factors with the first laid out as its gradient is: what joins both entry by entry is one pass of memory."""
-    return factors if _times(factors) is _spread else (factors[0].mT.contiguous().mT, *factors[1:])
 
 
 def _times(factors: Factors) -> Callable[..., Tensor]:

@@ -171,7 +171,7 @@ def mu() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _only_quadratic("mu", objective, factors)
-        if (objective.problem.D < 0).any():
+        if (objective.problem.entries < 0).any():
             raise Refused("optimizer=mu: D has negative entries; allowed is a matrix without")
         if any((W < 0).any() for W in factors):
             raise Refused("optimizer=mu: the start has negative entries; allowed is one without, as of init=uniform")
@@ -267,17 +267,20 @@ def _solved(A: Tensor, X: Tensor, damping: Rate) -> Tensor:
 
 def _parts(objective: Objective, factors: Factors, level: int) -> tuple[Tensor, Tensor]:
     """What pulls entries up and what pulls them down: the gradient of factor `level` is c w times their difference."""
-    D, mask, W, other = objective.problem.D, objective.problem.mask, factors[level], factors[1 - level]
-    if level == 0:  # of Dᵀ: what is tall is written along its long side, as C is laid out
-        D, mask, W, other = D.mT, None if mask is None else mask.mT, W.mT, other.mT
-    if mask is None:
-        down = (other.mT @ other) @ W
+    problem, (C, F) = objective.problem, factors
+
+    def beside(S: Tensor) -> Tensor:
+        return objective.against(S, F) if level == 0 else objective.along(C, S)
+
+    if problem.complete:
+        down = ((F @ F.mT) @ C.mT).mT if level == 0 else (C.mT @ C) @ F  # C along its long side, as it is laid out
+    elif problem.pattern is not None:
+        down = beside(problem.pattern.sampled(C, F))
     else:
-        D, down = mask * D, other.mT @ (mask * (other @ W))
-    up = other.mT @ D
+        down = beside(objective.masked(C @ F))
     if objective.penalized:
-        down = down + _ridge(objective) * W
-    return (up.mT, down.mT) if level == 0 else (up, down)
+        down = down + _ridge(objective) * factors[level]
+    return beside(objective.masked(problem.entries)), down
 
 
 def _ratio(up: Tensor, down: Tensor) -> Tensor:
@@ -292,17 +295,22 @@ def _ridge(objective: Objective) -> Rate:
 
 def _least_squares(objective: Objective, basis: Tensor, *, transposed: bool) -> Tensor:
     """The X (*, m, k) that minimizes w‖M∘(basis Xᵀ − D)‖² + λ/2 ‖X‖², or that of Dᵀ."""
-    D, mask, k = objective.problem.D, objective.problem.mask, basis.shape[-1]
-    if transposed:
-        D, mask = D.mT, None if mask is None else mask.mT
-    if mask is None:
-        return _solved(basis.mT @ basis, basis.mT @ D, _ridge(objective)).mT
+    problem, k = objective.problem, basis.shape[-1]
+    D = objective.masked(problem.entries)
+
+    def beside(S: Tensor, X: Tensor) -> Tensor:
+        """S X or Sᵀ X, whichever sums over what the basis spans."""
+        return objective.against(S, X.mT) if transposed else objective.along(X, S).mT
+
+    if problem.complete:
+        return _solved(basis.mT @ basis, beside(D, basis).mT, _ridge(objective)).mT
     pairs = (basis[..., :, None] * basis[..., None, :]).flatten(-2)
-    Grams = (mask.mT @ pairs).reshape(*D.shape[:-2], D.shape[-1], k, k)
+    Grams = beside(objective.masked(torch.ones_like(problem.entries)), pairs)
+    Grams = Grams.reshape(*Grams.shape[:-1], k, k)
     ridge = _ridge(objective)
     if isinstance(ridge, Tensor) and ridge.ndim > 2:
         ridge = ridge[..., None]
-    return _solved(Grams, ((mask * D).mT @ basis)[..., None], ridge)[..., 0]
+    return _solved(Grams, beside(D, basis)[..., None], ridge)[..., 0]
 
 
 def _only_quadratic(name: str, objective: Objective, factors: Factors) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd import sparse
 from mfgd.loss import Loss
 from mfgd.problem import Problem
 from mfgd.record import Row
@@ -47,7 +48,7 @@ class Setting(NamedTuple):
     @property
     def quadratic(self) -> bool:
         """Whether this is the squared loss of a complete matrix, without penalty."""
-        return self.loss.curvature is not None and complete(self.problem) and self.loss.penalty == 0
+        return self.loss.curvature is not None and self.problem.complete and self.loss.penalty == 0
 
     @property
     def plain(self) -> bool:
@@ -91,26 +92,15 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
     """
     if problem.rank is not None and problem.rank <= rank and loss.penalty == 0:
         return 0.0
-    if loss.curvature is None or problem.mask is not None or (loss.penalty > 0 and depth != 2):
+    if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
         return math.nan
-    sigma = singular_values(problem)
+    sigma = problem.spectrum
     assert sigma is not None
     weight = loss.curvature / 2 * loss.scale / (math.prod(problem.shape) if loss.reduction == "mean" else 1)
     head, tail = sigma[:rank], sigma[rank:]
     threshold = loss.penalty / (2 * weight)
     kept = weight * head.clamp(max=threshold).square().sum() + loss.penalty * (head - threshold).clamp(min=0).sum()
     return float(kept + weight * tail.square().sum())
-
-
-def singular_values(problem: Problem) -> Tensor | None:
-    """The problem's singular values with what is rounding only, below σ₁ max(n, m) ε, set to 0; None where unknown."""
-    return _exact(problem, problem.spectrum)
-
-
-def _exact(problem: Problem, sigma: Tensor | None) -> Tensor | None:
-    if sigma is None:
-        return None
-    return torch.where(sigma > sigma[0] * max(problem.shape) * torch.finfo(sigma.dtype).eps, sigma, 0)
 
 
 def curvature(problem: Problem, loss: Loss) -> float:
@@ -142,12 +132,19 @@ def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
 
 
 def largest(D: Tensor) -> float:
-    """σ₁ of a matrix (n, m), of a large one by Lanczos."""
-    if min(D.shape) < 200 or not D.any():
+    """σ₁ of a matrix (n, m), of a large or sparse one by Lanczos."""
+    dense = D.layout == torch.strided
+    if not (D if dense else D.values()).any():
+        return 0.0
+    if dense and min(D.shape) < 200:
         return float(torch.linalg.matrix_norm(D, ord=2))
     from scipy.sparse.linalg import svds
 
-    return float(svds(D.numpy(), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[0])
+    return float(
+        svds(D.numpy() if dense else sparse.as_scipy(D), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[
+            0
+        ]
+    )
 
 
 def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
@@ -155,13 +152,8 @@ def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
 
     `rate_unit` for the squared loss of a complete D without penalty.
     """
-    known = loss.curvature is not None and problem.mask is None and loss.penalty == 0
+    known = loss.curvature is not None and problem.complete and loss.penalty == 0
     return rate_unit(problem, loss, depth) if known else math.nan
-
-
-def complete(problem: Problem) -> bool:
-    """Whether every entry is observed."""
-    return float(problem.count) == math.prod(problem.shape)
 
 
 def eckart_young(setting: Setting, row: Row) -> Answer | None:
@@ -184,10 +176,10 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     Jaakkola 2005, Maximum-margin matrix factorization, lemma 1; Cai, Candès, Shen 2010, A singular value thresholding
     algorithm, theorem 2.1). The deviation is the largest of all singular values, in units of σ₁.
     """
-    known = setting.loss.curvature is not None and complete(setting.problem)
+    known = setting.loss.curvature is not None and setting.problem.complete
     if not known or setting.loss.penalty == 0 or len(setting.start) != 2:
         return None
-    sigma = singular_values(setting.problem)
+    sigma = setting.problem.spectrum
     assert sigma is not None
     names = [name for name in row.trajectory if name.startswith("sigma.")]
     threshold = setting.loss.penalty / curvature(setting.problem, setting.loss)
@@ -250,7 +242,7 @@ def local_rate(setting: Setting, row: Row) -> Answer | None:
     moves = setting.plain or (scaled and math.isfinite(setting.lr))
     if not (setting.quadratic and moves and len(setting.start) == 2 and row.outcome != "diverged"):
         return None
-    sigma, k = singular_values(setting.problem), setting.rank
+    sigma, k = setting.problem.spectrum, setting.rank
     assert sigma is not None
     if k > len(sigma) or sigma[k - 1] == 0:
         return None
@@ -323,7 +315,7 @@ def noise_floor(setting: Setting, row: Row) -> Answer | None:
     deviation is relative; allowed are four standard deviations of the draw and a tenth for what is beyond first order.
     """
     problem, loss = setting.problem, setting.loss
-    sigma = _exact(problem, problem.truth_spectrum)
+    sigma = problem.truth_spectrum
     if loss.curvature is None or loss.penalty or not problem.noise or sigma is None:
         return None
     (n, m), r = problem.shape, int((sigma > 0).sum())

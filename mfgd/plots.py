@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from mfgd import oracles
 from mfgd.objective import product
 from mfgd.problem import Problem
 from mfgd.record import Row
+from mfgd.sparse import Pattern
+from mfgd.types import Factors
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +49,7 @@ def spectrum(row: Row, problem: Problem) -> Figure:
     """Singular values of D̂ against the step; dashed: where theory has them end, else those of D or of the truth."""
     figure = _canvas(5, 3.4)
     axes = figure.subplots()
-    target = oracles.singular_values(problem)
+    target = problem.spectrum
     for i, (name, colour) in enumerate(_series(row, "sigma.")):
         _curve(axes, row.trajectory["step"], row.trajectory[name], label=f"σ{i + 1}", color=colour)
         ends: Any = row.trajectory.get(f"theory.{name}", [] if target is None else target[i : i + 1])
@@ -100,9 +101,10 @@ def dynamics(row: Row) -> Figure:
 
 def matrices(row: Row, problem: Problem) -> Figure:
     """D, D̂ and the residual D̂ − D as heat maps; missing entries are grey."""
-    D, estimate = _target(problem), product(row.factors).to(torch.float64).numpy()
-    tall = D.shape[0] > 3 * D.shape[1]
-    wide = tall or D.shape[1] > 3 * D.shape[0]
+    D, estimate, residual = _shown(problem, row.factors)
+    n, m = problem.shape
+    tall = n > 3 * m
+    wide = tall or m > 3 * n
     figure = _canvas(*((7, 4.2) if wide else (9, 2.8)))
     grid = figure.subplots(*((3, 1) if wide else (1, 3)))
     bound = _bound(D)
@@ -111,12 +113,14 @@ def matrices(row: Row, problem: Problem) -> Figure:
         (
             ("D", D, {"cmap": "viridis", "vmin": np.nanmin(D), "vmax": np.nanmax(D)}),
             ("D̂", estimate, {"cmap": "viridis", "vmin": np.nanmin(D), "vmax": np.nanmax(D)}),
-            ("D̂ − D", _finite(estimate - D), {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
+            ("D̂ − D", _finite(residual), {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
         ),
         strict=True,
     ):
         axes.set_facecolor("0.8")
-        image = axes.imshow(X.T if tall else X, aspect="auto", interpolation="nearest", **style)
+        across, down = (n, m) if tall else (m, n)
+        place = {"aspect": "auto", "interpolation": "nearest", "extent": (-0.5, across - 0.5, down - 0.5, -0.5)}
+        image = axes.imshow(X.T if tall else X, **place, **style)
         axes.set_title(name + (" (transposed)" if tall else ""), fontsize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
@@ -126,13 +130,13 @@ def matrices(row: Row, problem: Problem) -> Figure:
     return figure
 
 
-def pictures(problem: Problem, estimate: Tensor) -> dict[str, np.ndarray]:
+def pictures(problem: Problem, factors: Factors) -> dict[str, np.ndarray]:
     """D̂ and the residual as RGB images (height, width, 3) uint8, on the colour scales of `matrices`."""
-    D, estimated = _target(problem), estimate.to(torch.float64).numpy()
+    D, estimate, residual = _shown(problem, factors)
     low, high, bound = np.nanmin(D), np.nanmax(D), _bound(D)
     return {
-        "D_hat": _picture(estimated, "viridis", low, high),
-        "residual": _picture(_finite(estimated - D), "RdBu_r", -bound, bound),
+        "D_hat": _picture(estimate, "viridis", low, high),
+        "residual": _picture(_finite(residual), "RdBu_r", -bound, bound),
     }
 
 
@@ -237,9 +241,32 @@ def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, *, linear: bool = F
     axes.grid(alpha=0.3)
 
 
-def _target(problem: Problem) -> np.ndarray:
+def _shown(problem: Problem, factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """D, D̂ and D̂ − D, NaN where not observed; beside a sparse D means over cells of a grid of few pixels."""
+    if problem.pattern is not None:
+        return _cells(problem.pattern, problem.entries, factors)
     D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
-    return D.to(torch.float64).numpy()
+    whole, estimate = (X.to(torch.float64).numpy() for X in (D, product(factors)))
+    return whole, estimate, estimate - whole
+
+
+def _cells(pattern: Pattern, entries: Tensor, factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over cells: of D and D̂ − D those of the observed entries, NaN where none is; of D̂ those of all entries."""
+    left, right = (X.to(torch.float64) for X in (product(factors[:-1]), factors[-1]))
+    bins = [torch.arange(size) * min(size, PIXELS) // size for size in pattern.D.shape]
+    height, width = shape = [int(bin[-1]) + 1 for bin in bins]
+    # The mean of a product over a cell is the product of the means.
+    estimate = _means(left, bins[0], height) @ _means(right.mT, bins[1], width).mT
+    cells = bins[0][pattern.rows] * width + bins[1][pattern.columns]
+    missed = pattern.sampled(left, right).flatten() - entries
+    D, residual = (_means(X, cells, height * width).view(shape) for X in (entries, missed))
+    return D.numpy(), estimate.numpy(), residual.numpy()
+
+
+def _means(X: Tensor, cells: Tensor, count: int) -> Tensor:
+    """Means over the entries or rows of X in each cell, NaN where there is none."""
+    sums = torch.zeros((count, *X.shape[1:]), dtype=X.dtype).index_add_(0, cells, X)
+    return sums / torch.bincount(cells, minlength=count).view(-1, *[1] * (X.ndim - 1))
 
 
 def _bound(D: np.ndarray) -> float:

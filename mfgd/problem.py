@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd.types import Count, NonNegative, Positive, Refused, Seed, Share
+from mfgd import sparse
+from mfgd.types import Count, Factors, NonNegative, Positive, Refused, Seed, Share
 
 PIECE = 1 << 20
 """Numbers that are drawn at once."""
@@ -30,11 +31,13 @@ class Problem:
     """A target D with its observed entries, and the truth behind it where that is known."""
 
     D: Tensor
-    """(*, n, m), finite; 0 where not observed."""
+    """(*, n, m), finite; 0 where not observed. Of a large matrix with few observed entries (`mfgd.sparse.suits`) those
+    alone, (n, m) in compressed rows: such a problem has no leading dimensions, and serves one run at a time."""
     mask: Tensor | None = None
-    """(*, n, m), 1 where observed and 0 where not; None when every entry is observed."""
-    truth: Tensor | None = None
-    """(*, n, m), the noiseless, complete matrix; None where unknown."""
+    """(*, n, m), 1 where observed and 0 where not; None when every entry is observed, or D is sparse."""
+    truth: Tensor | Factors | None = None
+    """(*, n, m), the noiseless, complete matrix, or beside a sparse D its factors (n, r) and (r, m); None where
+    unknown."""
     rank: int | None = None
     """The rank of the truth where D has no noise: from this rank on the loss can reach 0."""
     generated: bool = False
@@ -42,8 +45,8 @@ class Problem:
     noise: float | None = None
     """Standard deviation of the Gaussian noise of D about the truth; None where it is unknown or there are outliers."""
     heldout: Tensor | None = None
-    """(*, n, m), the observed entries set aside for testing, NaN elsewhere; None when none are. To D and the mask they
-    are not observed."""
+    """(*, n, m), the observed entries set aside for testing, NaN elsewhere, or beside a sparse D those alone; None when
+    none are. To D and the mask they are not observed."""
     draws: dict[str, str] = field(default_factory=dict)
     """Kind of random draw that was made (data, noise, mask, outliers, heldout) → its hash."""
 
@@ -55,34 +58,70 @@ class Problem:
     @property
     def count(self) -> Tensor | int:
         """Number of observed entries, (*, 1, 1) under a mask."""
+        if self.pattern is not None:
+            return self.entries.numel()
         n, m = self.shape
         return n * m if self.mask is None else self.mask.sum((-2, -1), keepdim=True)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every entry is observed."""
+        return self.mask is None and self.pattern is None
+
+    @property
+    def entries(self) -> Tensor:
+        """D, or of a sparse one the values that it holds, (N,)."""
+        return self.D if self.pattern is None else self.D.values()
+
+    @cached_property
+    def pattern(self) -> sparse.Pattern | None:
+        """Where the entries of a sparse D lie; None where D is not sparse."""
+        return sparse.Pattern(self.D) if self.D.layout == torch.sparse_csr else None
+
     @cached_property
     def spectrum(self) -> Tensor | None:
-        """Singular values (*, min(n, m)), largest first: of D when fully observed, else of the truth."""
-        return torch.linalg.svdvals(self.D) if self.mask is None else self.truth_spectrum
+        """Singular values (*, r), largest first: of D when fully observed, else of the truth; None where unknown.
+
+        What is rounding only, below σ₁ max(n, m) ε, is 0. Of a truth in factors there are as many as it has columns.
+        """
+        return self._exact(torch.linalg.svdvals(self.D)) if self.complete else self.truth_spectrum
 
     @cached_property
     def truth_spectrum(self) -> Tensor | None:
-        """Singular values (*, min(n, m)) of the truth, largest first."""
-        return None if self.truth is None else torch.linalg.svdvals(self.truth)
+        """The same of the truth."""
+        if isinstance(self.truth, tuple):
+            R, S = (torch.linalg.qr(X, mode="r").R for X in (self.truth[0], self.truth[1].mT))
+            return self._exact(torch.linalg.svdvals(R @ S.mT))
+        return None if self.truth is None else self._exact(torch.linalg.svdvals(self.truth))
 
     @cached_property
     def triplets(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """U (*, n, r), σ (*, r), V (*, m, r) of what `spectrum` is of."""
-        target = self.D if self.mask is None else self.truth
-        if target is None:
+        target = self.D if self.complete else self.truth
+        if target is None or self.spectrum is None:
             return None
-        U, sigma, Vh = torch.linalg.svd(target, full_matrices=False)
-        return U, sigma, Vh.mT
+        if isinstance(target, tuple):
+            (Q, R), (P, S) = torch.linalg.qr(target[0]), torch.linalg.qr(target[1].mT)
+            U, _, Vh = torch.linalg.svd(R @ S.mT)
+            return Q @ U, self.spectrum, P @ Vh.mT
+        U, _, Vh = torch.linalg.svd(target, full_matrices=False)
+        return U, self.spectrum, Vh.mT
+
+    def _exact(self, sigma: Tensor) -> Tensor:
+        least = sigma[..., :1] * max(self.shape) * torch.finfo(sigma.dtype).eps
+        return torch.where(sigma > least, sigma, 0)
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The same problem in another precision, on another device."""
-        arrays = self.D, self.mask, self.truth, self.heldout
-        D, mask, truth, heldout = (None if x is None else x.to(dtype=dtype, device=device) for x in arrays)
-        assert D is not None
-        return replace(self, D=D, mask=mask, truth=D if self.truth is self.D else truth, heldout=heldout)
+
+        def moved(x: Any) -> Any:
+            if isinstance(x, tuple):
+                return tuple(map(moved, x))
+            return None if x is None else x.to(dtype=dtype, device=device)
+
+        D = moved(self.D)
+        truth = D if self.truth is self.D else moved(self.truth)
+        return replace(self, D=D, mask=moved(self.mask), truth=truth, heldout=moved(self.heldout))
 
 
 def stream(name: str, seed: int) -> torch.Generator:
@@ -159,14 +198,12 @@ def of(data: Any, source: str = "D") -> Problem:
         Refused: not a non-empty matrix of real numbers, infinite entries, or nothing observed.
     """
     D = matrix(data, source)
-    missing = torch.isnan(D)
-    if not missing.any():
-        return Problem(D)
-    return Problem(D.masked_fill(missing, 0.0), (~missing).to(D.dtype))
+    at = _whole_or(~D.flatten().isnan())
+    return _laid_out(D if at is None else _values(D, at), (D.shape[0], D.shape[1]), at, None)
 
 
 def observe(
-    whole: Tensor,
+    whole: Tensor | Factors,
     *,
     observed: float | int,
     mask: str | None,
@@ -185,7 +222,7 @@ def observe(
     Draws are nested: at the same seed a larger share of any of them adds entries and removes none.
 
     Args:
-        whole: (n, m), NaN where missing.
+        whole: (n, m), NaN where missing; or its factors (n, r) and (r, m), which are multiplied out unless D is sparse.
         observed: share of the entries there are that is observed, in (0, 1], or their number as an integer above 1.
         mask: path of a given mask instead, a matrix file whose entries are neither 0 nor NaN where D is observed.
         noise: standard deviation of the Gaussian noise on each entry.
@@ -204,49 +241,82 @@ def observe(
     if snr is not None and noise:
         raise Refused(f"problem.snr={snr} beside problem.noise={noise}: allowed is one of the two")
     draws: dict[str, str] = {}
-    flat = whole.flatten()
-    there = None if (known := ~flat.isnan()).all() else known.nonzero()[:, 0]
-    present = flat if there is None else flat[there]
-    if mask is None:
-        seen = _share_seen(observed, len(present), seed, draws)
-    else:
-        seen = _mask_seen(observed, mask, tuple(whole.shape), there)
-    values = present if seen is None else present[seen]
+    n, m = shape = (whole[0].shape[0], whole[-1].shape[1]) if isinstance(whole, tuple) else tuple(whole.shape)
+    there = None if isinstance(whole, tuple) else _whole_or(~whole.flatten().isnan())
+    size = n * m if there is None else len(there)
+    seen = _mask_seen(observed, mask, shape, there) if mask else _share_seen(observed, size, seed, draws)
+    at = there if seen is None else seen if there is None else there[seen]
+    if isinstance(whole, tuple) and not (at is not None and sparse.suits(n, m, len(at))):
+        whole = whole[0] @ whole[1]
+    clean = values = _values(whole, at)
 
-    deviation = noise if snr is None else float((present.square().mean() / snr).sqrt())
+    deviation = noise if snr is None else math.sqrt(_power(whole, there) / snr)
     if deviation:
         draw, digest = stream("problem noise", seed), _hash()
-        values = values + deviation * _picked(gaussian, len(present), draw, digest, seen)
+        values = values + deviation * _picked(gaussian, size, draw, digest, seen)
         draws["noise"] = digest.hexdigest()
     if outliers:
         draw, digest = stream("problem outliers", seed), _hash()
-        struck = _least(round(outliers * len(present)), len(present), draw, digest)
-        drawn = 2 * _picked(uniform, len(present), draw, digest, seen) - 1
+        struck = _least(round(outliers * size), size, draw, digest)
+        drawn = 2 * _picked(uniform, size, draw, digest, seen) - 1
         hit = struck if seen is None else _found(struck, seen)
-        values = values.index_copy(0, hit, outlier_scale * present.abs().max() * drawn[hit])
+        values = values.index_copy(0, hit, outlier_scale * _peak(whole) * drawn[hit])
         draws["outliers"] = digest.hexdigest()
-    aside = None
-    if heldout:
-        digest = _hash()
-        aside = _least(round(heldout * len(values)), len(values), stream("problem heldout", seed), digest)
-        draws["heldout"] = digest.hexdigest()
-        if not 0 < len(aside) < len(values):
-            raise Refused(
-                f"problem.heldout={heldout}: sets {len(aside)} of {len(values)} observed entries aside;"
-                f" allowed are 1 to {len(values) - 1}"
-            )
-    disturbed = bool(deviation or outliers)
-    known_truth = generated or (there is None and (seen is not None or disturbed))
-    at = there if seen is None else seen if there is None else there[seen]
-    made = _laid_out(whole if values is flat else values, tuple(whole.shape), at, aside)
+    aside = _set_aside(len(values), heldout, seed, draws)
+    disturbed = values is not clean
+    known = generated or (there is None and (seen is not None or disturbed))
+    plain = isinstance(whole, Tensor) and at is None and not disturbed  # then D is the truth, and not a copy of it
     return replace(
-        made,
-        truth=whole if known_truth else None,
+        _laid_out(whole if plain else values, shape, at, aside),  # type: ignore[arg-type]
+        truth=whole if known else None,
         rank=None if disturbed else rank,
         generated=generated,
-        noise=deviation if known_truth and not outliers else None,
+        noise=deviation if known and not outliers else None,
         draws=draws,
     )
+
+
+def _values(whole: Tensor | Factors, at: Tensor | None) -> Tensor:
+    """The entries at positions of the flattened matrix; None: all."""
+    if isinstance(whole, Tensor):
+        return whole.flatten() if at is None else whole.flatten()[at]
+    assert at is not None
+    n, m = whole[0].shape[0], whole[1].shape[1]
+    return sparse.Pattern(sparse.csr(at, at.to(torch.float64), n, m)).sampled(*whole).flatten()
+
+
+def _power(whole: Tensor | Factors, there: Tensor | None) -> float:
+    """Mean square of the entries."""
+    if isinstance(whole, Tensor):
+        return float(_values(whole, there).square().mean())
+    A, B = whole
+    return float(((A.mT @ A) * (B @ B.mT)).sum() / (A.shape[0] * B.shape[1]))
+
+
+def _peak(whole: Tensor | Factors) -> float:
+    """The largest entry in absolute value."""
+    if isinstance(whole, Tensor):
+        return float(whole.nan_to_num().abs().max())
+    A, B = whole
+    return max(float((rows @ B).abs().max()) for rows in torch.split(A, max(1, PIECE // B.shape[1])))
+
+
+def _set_aside(size: int, share: float, seed: int, draws: dict[str, str]) -> Tensor | None:
+    """Which of so many observed entries are set aside, ascending; None: no."""
+    if not share:
+        return None
+    digest = _hash()
+    aside = _least(round(share * size), size, stream("problem heldout", seed), digest)
+    if not 0 < len(aside) < size:
+        counts = f"sets {len(aside)} of {size} observed entries aside; allowed are 1 to {size - 1}"
+        raise Refused(f"problem.heldout={share}: {counts}")
+    draws["heldout"] = digest.hexdigest()
+    return aside
+
+
+def _whole_or(chosen: Tensor) -> Tensor | None:
+    """Where a flat mask is 1; None: everywhere."""
+    return None if chosen.all() else chosen.nonzero()[:, 0]
 
 
 def _share_seen(observed: float | int, size: int, seed: int, draws: dict[str, str]) -> Tensor | None:
@@ -275,13 +345,19 @@ def _mask_seen(observed: float | int, path: str, shape: tuple[int, ...], there: 
     through = through if there is None else through[there]
     if not through.any():
         raise Refused(f"problem.mask={path}: observes no entry; allowed is at least one")
-    return None if through.all() else through.nonzero()[:, 0]
+    return _whole_or(through)
 
 
-def _laid_out(values: Tensor, shape: tuple[int, ...], at: Tensor | None, aside: Tensor | None) -> Problem:
+def _laid_out(values: Tensor, shape: tuple[int, int], at: Tensor | None, aside: Tensor | None) -> Problem:
     """The problem with values at some positions of the flattened matrix (None: everywhere), some of them set aside."""
     if at is None and aside is None:
         return Problem(values.view(shape) if values.ndim == 1 else values)
+    if at is not None and sparse.suits(*shape, len(at)):
+        if aside is None:
+            return Problem(sparse.csr(at, values, *shape))
+        left = torch.ones_like(at, dtype=torch.bool).index_fill_(0, aside, False)
+        D, heldout = (sparse.csr(at[some], values[some], *shape) for some in (left, aside))
+        return Problem(D, heldout=heldout)
     at = torch.arange(values.numel()) if at is None else at
     values = values.flatten()
     D, mask = (torch.zeros(shape, dtype=values.dtype) for _ in range(2))
@@ -396,7 +472,7 @@ def synthetic(
     for factor in (U, V):
         digest.update(factor.contiguous().numpy())
     seen = observe(
-        (U * sigma) @ V.mT,
+        (U * sigma, V.mT),
         observed=observed,
         mask=mask,
         noise=noise,
@@ -498,19 +574,15 @@ def ratings(*, path: str, heldout: Share, seed: Seed) -> Problem:
         raise Refused(f"{source}: unknown format; allowed are u.data, ratings.dat and ratings.csv")
     user, item, rating = opened(_triples, file, source)
     (users, row), (items, column) = (np.unique(ids, return_inverse=True) for ids in (user, item))
-    D = np.full((len(users), len(items)), np.nan)
-    D[row, column] = rating
-    return observe(
-        matrix(D, source),
-        observed=1.0,
-        mask=None,
-        noise=0.0,
-        snr=None,
-        outliers=0.0,
-        outlier_scale=0.0,
-        heldout=heldout,
-        seed=seed,
-    )
+    n, m = len(users), len(items)
+    if n == 0:
+        raise Refused(f"{source}: an empty matrix of shape (0, 0); allowed is at least one rating")
+    at, last = np.unique((row * m + column)[::-1], return_index=True)
+    draws: dict[str, str] = {}
+    aside = _set_aside(len(at), heldout, seed, draws)
+    rated = torch.from_numpy(rating[::-1][last])
+    made = _laid_out(rated, (n, m), None if len(at) == n * m else torch.from_numpy(at), aside)
+    return replace(made, draws=draws)
 
 
 def opened(read: Callable[[Path], Any], file: Path, source: str) -> Any:

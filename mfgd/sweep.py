@@ -22,6 +22,8 @@ from mfgd.problem import Problem, hashed, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
 
+SPARSE = "sparse"
+"""In place of which arrays a problem has: one that is kept sparse shares its batch with no other."""
 Stack = Callable[[list[Tensor]], Tensor]
 SHARE = 16, 256
 """Runs of a batch for one of several workers: fewer are slow to solve, more keep progress and interruptions waiting."""
@@ -51,11 +53,11 @@ def batches(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     chunks = []
     for (layout, *_), members in groups.items():
         first = points[members[0]]
-        arrays, n, m = layout[:3]
+        arrays, n, m, held = layout
         parameters = first.rank * (n + m + (first.depth - 2) * first.rank)
         # What a step touches: the residual and what it is made of; factors, gradients and the next factors.
         run_bytes = (arrays * n * m + 3 * parameters) * first.dtype.itemsize
-        size = max(1, first.batch_bytes // run_bytes)
+        size = 1 if held == SPARSE else max(1, first.batch_bytes // run_bytes)
         if workers > 1:
             size = min(size, max(SHARE[0], min(SHARE[1], len(points) // (2 * workers))))
         chunks += [members[i : i + size] for i in range(0, len(members), size)]
@@ -129,10 +131,9 @@ def _targets(problems: Sequence[Problem], first: Point) -> metrics.Target | None
     found: dict[int, list[Tensor]] = {}
     for problem in problems:
         if id(problem) not in found:
-            triplets, sigma = problem.triplets, oracles.singular_values(problem)
-            if triplets is None or sigma is None:
+            if problem.triplets is None:
                 return None
-            found[id(problem)] = [X[..., :r].to(first.device, first.dtype) for X in (triplets[0], sigma, triplets[2])]
+            found[id(problem)] = [X[..., :r].to(first.device, first.dtype) for X in problem.triplets]
     return metrics.Target(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
 
 
@@ -145,7 +146,7 @@ def _finish(point: Point, problem: Problem, start: Factors, unit: float, optimum
         row.trajectory["contraction"] = row.contraction()
         if "heldout_error" in row.trajectory or (problem.truth is not None and problem.truth is not problem.D):
             row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
-        sigma = oracles.singular_values(problem)
+        sigma = problem.spectrum
         for i, goal in enumerate([] if sigma is None else sigma[: min(point.rank, metrics.SIGMAS)].tolist(), 1):
             if goal > 0 and math.isfinite(half := row.half_time(f"mode.{i}", goal)):
                 row.values[f"half_time.{i}"] = half
@@ -262,6 +263,8 @@ def _layout(point: Point) -> tuple[Any, ...]:
         raise
     except Exception:
         return (2, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
+    if problem.pattern is not None:
+        return (1, *problem.shape, SPARSE)
     held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth, problem.heldout))
     return (2 + held[1], *problem.shape, held)
 
@@ -297,7 +300,13 @@ def _identity(point: Point) -> tuple[Any, ...]:
 
 
 def _stacked(problems: Sequence[Problem], stack: Stack) -> Problem:
-    """Problems of one layout under a leading run dimension; one that they share is expanded, not copied."""
+    """Problems of one layout under a leading run dimension; one that they share is expanded, not copied.
+
+    A sparse one is alone, and without that dimension.
+    """
+    if problems[0].pattern is not None:
+        (alone,) = problems
+        return alone
 
     def stacked(arrays: list[Tensor | None]) -> Tensor | None:
         if arrays[0] is None:

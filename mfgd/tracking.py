@@ -29,9 +29,9 @@ from torch import Tensor
 
 from mfgd.config import Point
 from mfgd.init import factor_names
-from mfgd.objective import product
 from mfgd.problem import Problem
 from mfgd.record import Row
+from mfgd.sparse import compressed
 from mfgd.types import Count, Factors, Refused
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ SMALL = 65_536
 """A matrix D of up to so many entries is kept with each run, as one that was generated always is."""
 
 
+COMPRESSED = "D.row_starts", "D.columns", "D.values"
+"""The names under which the parts of a sparse D are kept."""
+
+
 class Run(NamedTuple):
     """A tracked run, read back."""
 
@@ -63,7 +67,8 @@ class Run(NamedTuple):
     trajectory: pandas.DataFrame
     """One line a record: step, seconds and the measures."""
     matrices: dict[str, Tensor]
-    """C and F (W1 … WL beyond depth 2), bit for bit, and D where it was kept, with NaN where not observed."""
+    """C and F (W1 … WL beyond depth 2), bit for bit, and D where it was kept, with NaN where not observed; a sparse
+    one in compressed rows."""
 
 
 def store(
@@ -212,7 +217,7 @@ class Store:
 
         assert problem is not None
         for step, factors in row.snapshots:
-            for name, picture in plots.pictures(problem, product(factors)).items():
+            for name, picture in plots.pictures(problem, factors).items():
                 self.client.log_image(run_id, picture, key=name, step=step, timestamp=start, synchronous=True)
 
     def finish(self, status: str, unfinished: Sequence[Point] = ()) -> pandas.DataFrame:
@@ -427,9 +432,12 @@ def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
 
 def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
     matrices = {name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)}
-    if problem.generated or problem.D.numel() <= SMALL:
-        D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
-        matrices["D"] = D.to(factors[0].dtype)
+    if problem.generated or problem.entries.numel() <= SMALL:
+        D = (problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)).to(
+            factors[0].dtype
+        )
+        parts = [D] if problem.pattern is None else [D.crow_indices(), D.col_indices(), D.values()]
+        matrices |= dict(zip(COMPRESSED if problem.pattern is not None else ("D",), parts, strict=True))
     return matrices
 
 
@@ -472,6 +480,10 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
         config = OmegaConf.load(paths["config.yaml"])
         assert isinstance(config, DictConfig)
         matrices = {name: W.clone() for name, W in load_file(paths["matrices.safetensors"]).items()}
+        if COMPRESSED[0] in matrices:
+            m = matrices[factor_names(config.depth)[-1]].shape[1]
+            starts, columns, values = (matrices.pop(name) for name in COMPRESSED)
+            matrices["D"] = compressed(starts, columns, values, len(starts) - 1, m)
         return Run(config, pandas.read_parquet(paths["trajectory.parquet"]), matrices)
 
 

@@ -3,7 +3,8 @@
 An option without an entry here fails `test_every_option_is_a_case` of its module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -170,3 +171,12 @@ def one(whole: Problem, b: int) -> Problem:
     """The problem of one run of a batch, as a batch of one."""
     arrays = {name: getattr(whole, name) for name in ARRAYS}
     return Problem(**{name: None if X is None else X[b : b + 1] for name, X in arrays.items()})
+
+
+@contextmanager
+def sparsely() -> Iterator[None]:
+    """Problems of any size and share are kept sparse."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mfgd.sparse.LARGE", 1)
+        patch.setattr("mfgd.sparse.FEW", 1.0)
+        yield

@@ -65,7 +65,7 @@ def test_heat_maps_leave_missing_entries_out(solved):
 
 def test_pictures_keep_the_scale_of_D():
     D = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    pictures = plots.pictures(problem.of(D), D)
+    pictures = plots.pictures(problem.of(D), (D, torch.eye(2, dtype=D.dtype)))
     assert pictures["D_hat"].shape == (256, 256, 3)
     low, high = pictures["D_hat"][0, 0], pictures["D_hat"][0, -1]
     assert (tuple(low), tuple(high)) == ((68, 1, 84), (253, 231, 36))  # the ends of viridis
@@ -75,7 +75,9 @@ def test_pictures_keep_the_scale_of_D():
 @pytest.mark.parametrize("shape", [(3, 4), (1797, 64), (64, 1797), (700, 900), (1, 1)])
 def test_pictures_of_any_shape(shape):
     D = torch.rand(shape, dtype=torch.float64)
-    picture = plots.pictures(problem.of(D), torch.full_like(D, torch.nan))["D_hat"]
+    picture = plots.pictures(problem.of(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype)))[
+        "D_hat"
+    ]
     assert max(picture.shape) <= 600
     assert (picture == 204).all()
 
