@@ -185,7 +185,7 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     threshold = setting.loss.penalty / curvature(setting.problem, setting.loss)
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
     ends = [float(row.trajectory[name][-1]) for name in names]
-    deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / float(sigma[0])
+    deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / (float(sigma[0]) or 1.0)
     curves = {"loss": setting.optimum} | dict(zip(names, goals, strict=True))
     return Answer(deviation if row.outcome != "diverged" else math.inf, _enough(setting, row), curves)
 

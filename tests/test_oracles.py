@@ -334,3 +334,12 @@ def test_scaled_descent_contracts_at_one_minus_its_rate_whatever_the_condition()
         row = judged(*SCALED, f"problem.condition={condition}")
         assert_allclose(row.trajectory["theory.contraction"], 0.5)
         assert abs(row.values["deviation.local_rate"]) < 2e-3
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("lr", [1e-3, 1e9])
+def test_a_matrix_of_zeros_and_a_start_that_blows_up_are_judged_too(tmp_path, penalty, lr):
+    np.save(tmp_path / "D.npy", np.zeros((6, 5)))
+    line = ("problem=file", f"problem.path={tmp_path / 'D.npy'}", "steps=20", f"loss.penalty={penalty}", f"lr={lr}")
+    row = judged(*line, "diagnostics=full")
+    assert {tag for tag in row.tags if tag.startswith("oracle.")} == {f"oracle.{name}" for name in oracles.ORACLES}
