@@ -200,7 +200,7 @@ def observe(
         snr: signal-to-noise ratio instead, ‖whole‖² over the expected ‖noise‖².
         outliers: share of the entries there are that outliers replace.
         outlier_scale: an outlier is uniform between ± this multiple of the largest entry of the whole in absolute
-            value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods, section IV).
+            value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods).
         heldout: share of the observed entries that is set aside.
         seed: moves noise, outliers, mask and what is set aside.
         rank: of the whole, where it is known.
