@@ -229,7 +229,7 @@ def observe(
         snr: signal-to-noise ratio instead, ‖whole‖² over the expected ‖noise‖².
         outliers: share of the entries there are that outliers replace.
         outlier_scale: an outlier is uniform between ± this multiple of the largest entry of the whole in absolute
-            value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods, section IV).
+            value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods).
         heldout: share of the observed entries that is set aside.
         seed: moves noise, outliers, mask and what is set aside.
         rank: of the whole, where it is known.
@@ -401,18 +401,19 @@ def _picked(
 
 def _least(count: int, size: int, generator: torch.Generator, digest: Any) -> Tensor:
     """The ascending positions of the `count` least of so many uniform numbers, hashing all of them."""
-    numbers, positions = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
+    lowest: list[tuple[Tensor, Tensor]] = []
     limit = math.inf
     for start, stop in _pieces(size):
         piece = uniform((stop - start,), generator)
         digest.update(piece.numpy())
-        below = (piece < limit).nonzero()[:, 0]
-        numbers, positions = torch.cat([numbers, piece[below]]), torch.cat([positions, below + start])
-        if len(numbers) > count > 0:
+        below = (piece <= limit).nonzero()[:, 0]
+        lowest.append((piece[below], below + start))
+        if sum(len(numbers) for numbers, _ in lowest) > (count if stop == size else 2 * count) > 0:
+            numbers, positions = (torch.cat(parts) for parts in zip(*lowest, strict=True))
             limit = float(numbers.kthvalue(count).values)
-            below = numbers <= limit
-            numbers, positions = numbers[below], positions[below]
-    return positions[:count]
+            kept = numbers <= limit
+            lowest = [(numbers[kept], positions[kept])]
+    return torch.cat([positions for _, positions in lowest])[:count]
 
 
 def _found(wanted: Tensor, among: Tensor) -> Tensor:
@@ -667,11 +668,14 @@ def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     suffix = file.suffix.lower()
     table = pandas.read_csv(
         file,
-        sep=_SEPARATORS[suffix],
+        sep=_SEPARATORS[suffix][:1],
         header=0 if suffix == ".csv" else None,
-        engine="python" if suffix == ".dat" else "c",
         encoding="latin-1",
     )
+    if suffix == ".dat":  # pandas is slow with separators of two characters: every other column is between the two
+        if table.iloc[:, 1::2].notna().any(axis=None):
+            raise Refused("values between single colons; allowed are user::item::rating")
+        table = table.iloc[:, ::2]
     if table.shape[1] < 3:
         raise Refused(f"{table.shape[1]} columns; allowed are at least user, item and rating")
     try:

@@ -433,11 +433,14 @@ def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
 def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
     matrices = {name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)}
     if problem.generated or problem.entries.numel() <= SMALL:
-        D = (problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)).to(
-            factors[0].dtype
+        D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
+        D = D.to(factors[0].dtype)
+        kept = (
+            {"D": D}
+            if problem.pattern is None
+            else zip(COMPRESSED, (D.crow_indices(), D.col_indices(), D.values()), strict=True)
         )
-        parts = [D] if problem.pattern is None else [D.crow_indices(), D.col_indices(), D.values()]
-        matrices |= dict(zip(COMPRESSED if problem.pattern is not None else ("D",), parts, strict=True))
+        matrices |= kept
     return matrices
 
 

@@ -291,11 +291,10 @@ def diagnostics() -> list[Line]:
     settings = (
         "problem=synthetic",
         "problem.rank=10",
+        "problem.condition=5",
         "rank=10",
         "init=normal",
         "init.scale=0.1",
-        "lr=0.1",
-        "steps=2000",
     )
 
     def batch(*more: str) -> list[Point]:
@@ -317,10 +316,8 @@ def diagnostics() -> list[Line]:
     ]
 
 
-def memory() -> Line:
-    """Peak memory of one run with a large full matrix over what the process has without it, in its own process."""
-    size = 4000
-    line = ("problem=synthetic", f"problem.n={size}", f"problem.m={size}", "problem.rank=20", "rank=20", "steps=20")
+def grown(small: Sequence[str], line: Sequence[str]) -> float:
+    """MiB by which one run raises the peak memory of a process of its own that has solved a small one."""
     code = f"""
 import re, sys
 from pathlib import Path
@@ -331,16 +328,71 @@ from mfgd import sweep
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
-small = [key.replace("{size}", "300") for key in {line!r}]
-sweep.solve([bench.point(*small, "init=normal")])
+sweep.solve([bench.point(*{list(small)!r})])
 before = peak()
-sweep.solve([bench.point(*{line!r}, "init=normal")])
+sweep.solve([bench.point(*{list(line)!r})])
 print((peak() - before) * 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    ours, whole = float(done.stdout) / 2**20, size * size * 8 / 2**20
+    return float(done.stdout) / 2**20
+
+
+def memory() -> Line:
+    """Peak memory of one run with a large full matrix over what the process has without it."""
+    size = 4000
+    line = ("problem=synthetic", "problem.rank=20", "rank=20", "steps=20", "init=normal")
+    small, large = ((*line, f"problem.n={side}", f"problem.m={side}") for side in (300, size))
+    ours, whole = grown(small, large), size * size * 8 / 2**20
     what = f"peak memory of 1 × {size}×{size} rank 20, float64"
     return Line(what, "MiB", ours, whole, "D", ours / whole, ours / whole, ours / whole, "≤ 3")
+
+
+MOVIELENS = {"943×1682, 100,000 ratings": (943, 1682, 100_000), "10,000×5,000, 1,000,000": (10_000, 5_000, 1_000_000)}
+
+
+def rated(n: int, m: int, count: int) -> str:
+    """The path of a file of that many ratings in MovieLens' format, each user and each item among them."""
+    generator = np.random.default_rng(0)
+    ends = np.union1d(np.arange(n) * m + np.arange(n) % m, np.arange(m) + (np.arange(m) % n) * m)
+    others = np.setdiff1d(generator.integers(0, n * m, 2 * count), ends)
+    flat = np.sort(np.r_[ends, generator.choice(others, count - len(ends), replace=False)])
+    columns = zip((flat // m).tolist(), (flat % m).tolist(), generator.integers(1, 6, count).tolist(), strict=True)
+    path = Path(f"{count}.data").resolve()
+    path.write_text("".join(f"{user}\t{item}\t{rating}\t0\n" for user, item, rating in columns))
+    return str(path)
+
+
+def ratings() -> list[Line]:
+    """A step of gradient descent on ratings, against the smaller ones as a dense matrix under a mask; peak memory."""
+    torch.set_num_threads(2)
+    method, lines, steps = optimizer.gd(alternating=False), [], {}
+
+    def step(problem: Problem, rank: int) -> Work:
+        n, m = problem.shape
+        start = [0.1 * torch.randn(1, *shape, dtype=torch.float64) for shape in ((n, rank), (rank, m))]
+        objective = Objective(problem, SQUARED)
+        return lambda: clock(lambda: [*descent(objective, method, tuple(start), lr=1e-5, records=[20])]) / 20 * 1000
+
+    try:
+        for name, size in MOVIELENS.items():
+            line = ("problem=ratings", f"problem.path={rated(*size)}", "rank=10", "steps=20", "init=normal")
+            problem = sweep.problem_of(point(*line).problem)
+            steps[name] = step(problem, 10)
+            if len(steps) == 1:
+                mask = problem.pattern.filled(torch.ones_like(problem.entries)).to_dense()
+                dense, against = step(Problem(problem.D.to_dense()[None], mask[None]), 10), "dense under a mask"
+            else:
+                dense, against = next(iter(steps.values())), next(iter(steps))
+            lines.append(
+                compare(f"a step of {name}, rank 10, 2 threads", steps[name], dense, against=against, unit="ms")
+            )
+            few = (line[0], f"problem.path={rated(30, 20, 100)}", *line[2:])
+            ours, data = grown(few, line), size[2] * 12 / 2**20
+            what = f"peak memory of {name}, rank 10, reading them included"
+            lines.append(Line(what, "MiB", ours, data, "ratings and columns", *[ours / data] * 3, "–"))
+        return lines
+    finally:
+        torch.set_num_threads(1)
 
 
 # Around the solver
@@ -554,6 +606,7 @@ BENCHES: dict[str, Callable[[], Line | list[Line]]] = {
     "records": records,
     "diagnostics": diagnostics,
     "memory": memory,
+    "ratings": ratings,
     "composition": composition,
     "tracking": tracking,
     "end": end_to_end,

@@ -78,4 +78,4 @@ def demo(tmp_path_factory) -> Path:
 def store(demo, monkeypatch) -> str:
     """The tracking URI of the demo, from inside its folder."""
     monkeypatch.chdir(demo)
-    return "sqlite:///mlflow.db"
+    return f"sqlite:///{demo / 'mlflow.db'}"

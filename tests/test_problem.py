@@ -619,6 +619,7 @@ def test_ratings(name, header, separator, width, tmp_path):
         ("ratings.csv", "userId,movieId,rating\n", "empty matrix"),
         ("ratings.csv", "userId,movieId,rating\n1,2\n", "a line without"),
         ("ratings.dat", "1::1::5::0\n1::1::5::0::9::9\n", "not readable as .dat"),
+        ("ratings.dat", "1:1:5\n", "values between single colons; allowed are user::item::rating"),
     ],
 )
 def test_ratings_refuses(name, content, reason, tmp_path):
