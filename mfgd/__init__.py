@@ -6,7 +6,8 @@ The model on one page
 ====================  ===============  ==================================================================
 symbol                shape            meaning
 ====================  ===============  ==================================================================
-D                     (\*, n, m)       the target; a missing entry is NaN in a file, 0 under a mask here
+D                     (\*, n, m)       the target; a missing entry is NaN in a file, 0 under a mask here; a large D
+                                       with few observed entries is kept by those alone (`mfgd.sparse`)
 M                     (\*, n, m)       the mask: 1 where D is observed, 0 where not; None when all is
 D*                    (\*, n, m)       the truth behind D, where it is known
 C, F                  (\*, n, k),      the factors, D ≈ C F; k is the rank. At depth L they are

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mfgd import sparse
-from mfgd.problem import Problem, arrays, gaussian, opened, orthonormal, real
+from mfgd.files import arrays, opened, real
+from mfgd.problem import Problem, gaussian, orthonormal
 from mfgd.types import Factors, Positive, Refused
 
 Init = Callable[[Problem, tuple[int, ...], torch.Generator], Factors]

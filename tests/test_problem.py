@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.stats import kstest
 from sklearn.datasets import load_digits
 
-from mfgd import problem
+from mfgd import files, problem
 from mfgd.types import Refused
 
 NAN = np.nan
@@ -429,7 +429,7 @@ def save(path, array: np.ndarray) -> str:
 
 
 def test_the_formats_are_these():
-    assert set(problem._READERS) == {".npy", ".npz", ".csv", ".tsv", ".mtx", ".pt", ".parquet"}
+    assert set(files._READERS) == {".npy", ".npz", ".csv", ".tsv", ".mtx", ".pt", ".parquet"}
 
 
 ARRAYS = {"nan": TABLE, "full": np.nan_to_num(TABLE), "int": np.arange(6).reshape(3, 2)}
@@ -438,7 +438,7 @@ ARRAYS = {"nan": TABLE, "full": np.nan_to_num(TABLE), "int": np.arange(6).reshap
 @pytest.mark.parametrize(
     ("suffix", "array"),
     # MatrixMarket has no missing entries.
-    [(s, a) for s in problem._READERS for a in ARRAYS if (s, a) != (".mtx", "nan")],
+    [(s, a) for s in files._READERS for a in ARRAYS if (s, a) != (".mtx", "nan")],
 )
 def test_round_trip(suffix, array, tmp_path):
     array = ARRAYS[array]
@@ -514,9 +514,9 @@ class Payload:
 UNUSABLE = {
     "missing.csv": (None, "no such file"),
     "folder.csv": (lambda path: path.mkdir(), "no such file"),
-    **{f"empty{suffix}": (b"", "an empty file") for suffix in problem._READERS},
-    **{f"garbage{suffix}": (b"\x00\x01\xff garbage \n", "") for suffix in problem._READERS},
-    **{f"words{suffix}": (b"hello\n", "") for suffix in problem._READERS},
+    **{f"empty{suffix}": (b"", "an empty file") for suffix in files._READERS},
+    **{f"garbage{suffix}": (b"\x00\x01\xff garbage \n", "") for suffix in files._READERS},
+    **{f"words{suffix}": (b"hello\n", "") for suffix in files._READERS},
     "unknown.xlsx": (b"1,2\n", "unknown format; allowed are .npy"),
     "none": (b"1,2\n", "unknown format"),
     "ragged.csv": (b"1,2\n3\n", "ragged: rows of 1 to 2 cells"),
