@@ -17,6 +17,7 @@ COLUMNS = {
     "loss": "params.loss",
     "init": "params.init",
     "relative error": "metrics.final_relative_error",
+    "held out": "metrics.heldout_error",
     "to optimum": "to optimum",
     "steps": "metrics.steps_run",
     "outcome": "tags.outcome",
@@ -42,7 +43,8 @@ def best(runs: pandas.DataFrame, by: str = "metrics.final_relative_error") -> pa
 def table(runs: pandas.DataFrame, top: int = 10) -> str:
     """The first runs as text: what the design of a sweep varies, how near each came, and how it ended.
 
-    ``to optimum`` is excess_loss where the optimum is known and positive, the loss itself where it is 0.
+    ``held out`` is shown where entries are; ``to optimum`` is excess_loss where the optimum is known and positive, the
+    loss itself where it is 0.
     """
     import pandas
 
@@ -55,6 +57,8 @@ def table(runs: pandas.DataFrame, top: int = 10) -> str:
     known = list(COLUMNS.values())
     extra = {name: f"params.{name}" for name in swept(runs) if f"params.{name}" not in known}
     columns = dict(list(COLUMNS.items())[:4]) | extra | dict(list(COLUMNS.items())[4:])
+    if shown.get("metrics.heldout_error", empty).isna().all():
+        del columns["held out"]
     cells = {title: [_cell(value) for value in shown.get(name, empty)] for title, name in columns.items()}
     widths = {title: max(len(title), *map(len, column)) for title, column in cells.items()} if len(shown) else {}
     lines = ["  ".join(title.ljust(widths[title]) for title in widths)]

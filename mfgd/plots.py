@@ -34,12 +34,15 @@ def figures(row: Row, problem: Problem) -> dict[str, Figure]:
 
 
 def curves(row: Row) -> Figure:
-    """Loss and relative error against the step, on logarithmic axes; dashed: what theory says of them."""
+    """Loss and errors against the step, on logarithmic axes; dashed: what theory says of them."""
     figure = _canvas(7, 3.2)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "relative_error"), strict=True):
         _curve(axes, row.trajectory["step"], row.trajectory[name])
         _theory(axes, row, name)
         axes.set(xlabel="step", ylabel=name.replace("_", " "))
+    if "heldout_error" in row.trajectory:
+        _curve(axes, row.trajectory["step"], row.trajectory["heldout_error"], color="tab:orange", label="held out")
+        axes.legend(fontsize=7)
     figure.suptitle(f"{row.outcome} at step {int(row.trajectory['step'][-1])}", fontsize=10)
     figure.subplots_adjust(left=0.11, right=0.98, bottom=0.16, top=0.9, wspace=0.3)
     return figure
@@ -55,7 +58,10 @@ def spectrum(row: Row, problem: Problem) -> Figure:
         ends: Any = row.trajectory.get(f"theory.{name}", [] if target is None else target[i : i + 1])
         if len(ends) and ends[0] > 0:
             axes.axhline(float(ends[0]), color=colour, linestyle="--", linewidth=0.8)
-    axes.set(xlabel="step", ylabel="singular values of D̂ (dashed: of D)")
+    dashed = (
+        "" if target is None else " (dashed: of D)" if "theory.sigma.1" not in row.trajectory else " (dashed: theory)"
+    )
+    axes.set(xlabel="step", ylabel=f"singular values of D̂{dashed}")
     axes.legend(fontsize=7, loc="best")
     figure.subplots_adjust(left=0.15, right=0.97, bottom=0.15, top=0.96)
     return figure

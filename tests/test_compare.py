@@ -74,3 +74,11 @@ def test_refused(command, arguments, message):
 def test_best_puts_what_has_no_number_last():
     runs = pandas.DataFrame({"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")})
     assert "".join(compare.best(runs)["run_id"]) == "dbac"
+
+
+def test_an_error_of_held_out_entries_has_a_column_where_there_is_one():
+    runs = pandas.DataFrame({"run_id": ["a", "b"], "metrics.heldout_error": [0.25, np.nan]})
+    lines = [re.split(r"  +", line) for line in compare.table(runs).splitlines()]
+    column = lines[0].index("held out")
+    assert [line[column] for line in lines[1:]] == ["0.25", "–"]
+    assert "held out" not in compare.table(runs.drop(columns="metrics.heldout_error"))

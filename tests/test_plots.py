@@ -23,6 +23,9 @@ def test_curves_show_the_trajectory(solved):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), row.trajectory[name])
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), row.trajectory["step"])
         assert (axes.get_xscale(), axes.get_yscale()) == ("symlog", "log")
+    heldout = plots.curves(row).axes[1].lines[1]  # this one is observed in part
+    assert heldout.get_label() == "held out"
+    np.testing.assert_array_equal(heldout.get_ydata(), row.trajectory["heldout_error"])
 
 
 def test_curves_carry_the_optimum():
