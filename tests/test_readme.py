@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import mfgd
 
 from mfgd import config
 
@@ -26,18 +25,18 @@ def test_notebook_in_ten_lines_without_hydra_or_mlflow():
     assert [float(loss) for loss in losses] == pytest.approx([2.0110, *map(float, printed)], abs=1e-4)
 
 
-def test_a_users_own_loss(tmp_path):
+def test_a_users_own_loss(here, tmp_path):
     (block,) = [block for block in BLOCKS if "def cauchy" in block]
     (tmp_path / "losses.py").write_text(block)
     (line,) = re.findall(r"^    mfgd (.*losses\.cauchy.*)$", README, re.MULTILINE)
-    done = mfgd(*line.split(), "steps=20", "tracking.figures=0", cwd=tmp_path)
+    done = here(*line.split(), "steps=20", "tracking.figures=0", "workers=1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("losses.cauchy") == 3
 
 
-def test_refusal_is_the_one_shown(tmp_path):
+def test_refusal_is_the_one_shown(here):
     line, message = re.search(r"\$ mfgd (.*)\n    (mfgd: .*)\n", README).groups()
-    assert mfgd(*line.split(), cwd=tmp_path).stderr == message + "\n"
+    assert here(*line.split()).stderr == message + "\n"
 
 
 @pytest.mark.parametrize("group", [*config.GROUPS, "experiment"])
