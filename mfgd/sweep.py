@@ -153,7 +153,8 @@ def _finish(point: Point, problem: Problem, start: Factors, unit: float, optimum
     if "sharpness" in row.trajectory and point.optimizer.function is optimizer.gd and constant:
         row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / rate)
     row.tags |= {f"draw.{kind}": hash for kind, hash in problem.draws.items()}
-    row.tags["draw.init"] = _drawn(_unscaled(point.init), point.problem, point.rank, point.depth, point.seed)
+    init, shape = _unscaled(point.init), (point.rank, point.depth, point.seed)
+    row.tags["draw.init"] = hashed(*start) if init == point.init else _drawn(init, point.problem, *shape)
     keys = point.optimizer.arguments
     lr = rate if constant else math.nan
     setting = oracles.Setting(problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance, optimum)
