@@ -80,7 +80,7 @@ REFUSED = {
     "loss=hubber": "loss=hubber: allowed are absolute, huber, logcosh, squared",
     "problem=null": "problem=null: allowed are digits,",
     "~loss": "loss=null: allowed are absolute,",
-    "experiment=nope": "experiment=nope: allowed are demo,",
+    "experiment=nope": "experiment=nope: allowed are arora2019,",
     "rank=abc": "rank=abc: allowed is an integer",
     "rank=1.5": "rank=1.5: allowed is an integer",
     "rank=0": "rank=0: allowed is greater than or equal to 1",

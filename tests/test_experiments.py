@@ -113,7 +113,7 @@ def test_list_names_paper_claim_and_cost(monkeypatch):
 
 
 def test_unknown_name_is_refused(capsys):
-    with pytest.raises(Refused, match="nope: no such experiment; allowed are eckart_young,"):
+    with pytest.raises(Refused, match="nope: no such experiment; allowed are arora2019,"):
         experiments.load("nope")
 
 

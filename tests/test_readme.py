@@ -39,7 +39,7 @@ def test_refusal_is_the_one_shown(here):
     assert here(*line.split()).stderr == message + "\n"
 
 
-@pytest.mark.parametrize("group", [*config.GROUPS, "experiment"])
+@pytest.mark.parametrize("group", config.GROUPS)
 def test_table_of_options_is_complete(group):
     (row,) = re.findall(rf"^\| `{group}` \| (.*?) \|", README, re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", row)) == sorted(path.stem for path in (config.CONF / group).glob("*.yaml"))
