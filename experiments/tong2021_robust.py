@@ -103,7 +103,7 @@ def _all(text: str, runs: list[Run], holds: Callable[[Run], bool]) -> Claim:
 def _drawn(run: Run) -> tuple[Tensor, Tensor]:
     """D and X of a run."""
     drawn = corrupted(**{str(key): value for key, value in run.config.problem.items() if key != "_target_"})
-    assert drawn.truth is not None
+    assert isinstance(drawn.truth, Tensor)
     return drawn.D, drawn.truth
 
 
