@@ -264,12 +264,14 @@ def _options(group: str) -> list[str]:
 
 
 def _keys(group: str) -> list[str]:
-    """The keys that the config or one of its groups knows."""
+    """The keys that the config or one of its groups knows, of the option that the shell line chose if it is one."""
     if group not in (*GROUPS, ""):
         return []
     if not group:
         return [*Scalars.model_fields, *GROUPS, "experiment"]
-    return sorted({key for path in (CONF / group).glob("*.yaml") for key in OmegaConf.load(path)} - {"_target_"})  # type: ignore
+    chosen = next((arg.partition("=")[2] for arg in sys.argv[1:] if arg.startswith(f"{group}=")), "*")
+    paths = list((CONF / group).glob(f"{chosen}.yaml")) or (CONF / group).glob("*.yaml")
+    return sorted({key for path in paths for key in OmegaConf.load(path)} - {"_target_"})  # type: ignore
 
 
 @contextmanager
@@ -296,7 +298,7 @@ def explain(error: Exception) -> str:
         key = match[1]
         given = next((arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(f"{key}=")), key)
         parent = key.rpartition(".")[0]
-        allowed = ", ".join(f"{parent}.{key}" if parent else key for key in _keys(parent))
+        allowed = ", ".join(f"{parent}.{key}" if parent else key for key in _keys(parent)) or "none"
         return f"{given}: no such key; allowed are {allowed}"
     if "Config group override" in text:
         group = next((arg.partition("=")[0] for arg in sys.argv[1:] if arg.partition("=")[0] in GROUPS), "group")

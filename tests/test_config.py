@@ -75,6 +75,8 @@ def test_a_missing_password_stays_missing():
 REFUSED = {
     "rnk=3": "rnk=3: no such key; allowed are rank,",
     "loss.foo=3": "loss.foo=3: no such key; allowed are loss.delta,",
+    "loss=squared loss.delta=3": "loss.delta=3: no such key; allowed are loss.penalty, loss.reduction, loss.scale",
+    "problem=notebook problem.n=3": "problem.n=3: no such key; allowed are none",
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",
     "+foo=3": "foo=3: no such key; allowed are rank,",
     "loss=hubber": "loss=hubber: allowed are absolute, huber, logcosh, squared",
