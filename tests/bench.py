@@ -558,7 +558,7 @@ def truncated_svd() -> list[Line]:
                 f"{n}×{m} rank {k}, {name}, to 1e-6 above the optimum, {steps} steps of alternating scaled_gd",
                 lambda: 1000 * clock(lambda: [*descended([steps])]),
                 lambda passes=passes: 1000 * clock(lambda: projected(passes)),
-                against=f"scikit-learn TruncatedSVD, {passes} passes",
+                against=f"scikit-learn TruncatedSVD, {passes} pass{'es' * (passes > 1)}",
                 target="≥ 1",
                 unit="ms",
             )
