@@ -176,8 +176,8 @@ def factor_distance(factors: Factors, target: Target) -> Tensor:
     How far the factors are from the balanced ones of the target's best rank-k approximation, up to what their product
     does not tell (Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient
     descent, the error metric of section 2). NaN where the target has not that rank, and where no Q is found: far from
-    the answer the infimum need not be attained. Q is found by Gauss–Newton steps, each the solution of a k×k Sylvester
-    equation.
+    the answer the infimum need not be attained. Q is found by Gauss–Newton steps from the least squares fit of C, each
+    the solution of a k×k Sylvester equation: near the answer the best, far from it perhaps one of several.
     """
     C, F = factors
     k = C.shape[-1]
