@@ -4,7 +4,8 @@ An experiment is one file in this folder, named by citation, and its sweep ``con
 is touched to add one. The file holds
 
 - a docstring of paragraphs: the paper; the claim, in one line; then whatever explains both;
-- ``SWEEPS``, the YAMLs that it runs → the overrides with which ``--quick`` makes them smaller;
+- ``SWEEPS``, the YAMLs that it runs → the overrides with which ``--quick`` makes them smaller, None where it leaves
+  them out;
 - ``claims(runs)``, which measures: it gives a `Claim` for every number that is held against a published one;
 - ``figure(runs)``, which redraws the paper's figure from our runs, with theory or published values over it;
 - and any start or problem that only this experiment needs, a function that its YAML names by ``_target_``.
@@ -50,7 +51,7 @@ class Claim(NamedTuple):
 
 def within(text: str, got: float, expected: float, tolerance: float) -> Claim:
     """Claims expected ± tolerance; NaN deviates."""
-    return Claim(text, f"{expected:.6g} ± {tolerance:.1g}", f"{got:.6g}", abs(got - expected) <= tolerance)
+    return Claim(text, f"{expected:.6g} ± {tolerance:.2g}", f"{got:.6g}", abs(got - expected) <= tolerance)
 
 
 def between(text: str, got: float, low: float = -math.inf, high: float = math.inf) -> Claim:
@@ -103,8 +104,8 @@ class Experiment(NamedTuple):
     paper: str
     claim: str
     """In one line."""
-    sweeps: Mapping[str, Sequence[str]]
-    """YAML → overrides of --quick."""
+    sweeps: Mapping[str, Sequence[str] | None]
+    """YAML → overrides of --quick; None: it leaves that one out."""
     claims: Callable[[pandas.DataFrame], Iterator[Claim]]
     figure: Callable[[pandas.DataFrame], Figure]
 

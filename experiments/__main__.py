@@ -97,7 +97,9 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
 
     parents, tables, claims, figure = [], [], [], None
     for sweep, smaller in experiment.sweeps.items():
-        sys.argv = ["mfgd", "--multirun", f"experiment={sweep}", *((*QUICK, *smaller) if quick else ())]
+        if quick and smaller is None:
+            continue
+        sys.argv = ["mfgd", "--multirun", f"experiment={sweep}", *((*QUICK, *(smaller or ())) if quick else ())]
         with redirect_stdout(io.StringIO()):  # the best runs of a sweep: here others are of interest
             session = carry_out()
         store = session.store
