@@ -150,13 +150,12 @@ def modes(factors: Factors, target: Target) -> Tensor:
     return (left * (factors[-1] @ target.V).mT).contiguous().sum(-1)
 
 
-def angles(factors: Factors, target: Target) -> tuple[Tensor, Tensor]:
+def angles(found: Target, target: Target) -> tuple[Tensor, Tensor]:
     """The largest principal angle between leading singular subspaces of D̂ and of the target, left and right, (*,).
 
-    In radians, from 0 to π/2, of as many dimensions as both the factors and the target have: by its sine, which keeps
+    In radians, from 0 to π/2, of as many dimensions as both have, D̂ given by its `triplets`: by its sine, which keeps
     the digits of small angles (Björck, Golub 1973, Numerical methods for computing angles between linear subspaces).
     """
-    found = triplets(factors)
     r = min(found.sigma.shape[-1], target.sigma.shape[-1])
     shared = (target.sigma[..., None, :r] > 0).to(target.U.dtype)
 
@@ -210,23 +209,26 @@ def factor_distance(factors: Factors, target: Target) -> Tensor:
     Q, info = torch.linalg.solve_ex(grown / scale + torch.where(apart, 0, eye), A.mT @ goal_A / scale)
     usable = known & (info == 0)
     Q = torch.where(usable[..., None, None] & torch.isfinite(Q), Q, eye)
-    best = size(Q)
+    best, ended = size(Q), ~usable
     for _ in range(ALIGNMENT[0]):
+        if ended.all():
+            break
         left, right, first, second = misses(Q)
         slope = (right.mT @ second * weight).mT - left.mT @ first * weight
         p, P = _eigh(left.mT @ left / weight / weight.mT)
         r, R = _eigh(right.mT @ right / weight / weight.mT)
         Y = P @ ((P.mT @ (slope / weight / weight.mT) @ R) / (p[..., :, None] + r[..., None, :])) @ R.mT
         turn = Q @ (Y / weight / weight.mT)
-        better = torch.zeros_like(best, dtype=torch.bool)
+        stays = ~ended
         for step in (1.0, 0.3, 0.1, 0.01):
             tried = Q + step * turn
             reached = size(tried)
-            gains = ~better & (reached < (1 - ALIGNMENT[1]) * best)
+            gains = stays & (reached < (1 - ALIGNMENT[1]) * best)
             Q, best = torch.where(gains[..., None, None], tried, Q), torch.where(gains, reached, best)
-            better |= gains
-        if not better.any():
-            break
+            stays &= ~gains
+            if not stays.any():
+                break
+        ended |= stays
     return torch.where(usable & torch.isfinite(best), best / norm(torch.diag_embed(target.sigma)), torch.nan)
 
 
@@ -315,7 +317,8 @@ def measure(
         full: the costly one too: sharpness.
     """
     problem, factors = objective.problem, state.factors
-    sigma = singular_values(factors)
+    found = triplets(factors) if target is not None else None
+    sigma = singular_values(factors) if found is None else found.sigma
     gradient = joined(norm(G) for G in objective.gradient(factors))
     measures = {
         "loss": state.loss,
@@ -330,10 +333,10 @@ def measure(
     measures |= {f"sigma.{i + 1}": sigma[..., i] for i in range(min(SIGMAS, sigma.shape[-1]))}
     if (heldout := heldout_error(problem, factors)) is not None:
         measures["heldout_error"] = heldout
-    if target is not None:
+    if target is not None and found is not None:
         learnt = modes(factors, target)
         measures |= {f"mode.{i + 1}": learnt[..., i] for i in range(min(SIGMAS, learnt.shape[-1]))}
-        measures["angle.left"], measures["angle.right"] = angles(factors, target)
+        measures["angle.left"], measures["angle.right"] = angles(found, target)
         if len(factors) == 2 and factors[0].shape[-1] <= target.sigma.shape[-1]:
             measures["factor_distance"] = factor_distance(factors, target)
     if full:

@@ -253,7 +253,7 @@ def test_modes_are_projections_of_the_product(depth):
 def test_angles_are_scipy_s(depth, rank):
     goal, U, _, V = target(rank)
     made = factors((2,), depth)
-    found = metrics.angles(made, goal)
+    found = metrics.angles(metrics.triplets(made), goal)
     for b in range(2):
         left, _, right = np.linalg.svd(product(made)[b].numpy())
         for angle, ours, theirs in zip(found, (U, V), (left, right.T), strict=True):
@@ -265,7 +265,7 @@ def test_small_angles_keep_their_digits():
     goal, U, sigma, _ = target()
     turned = U[:, :, :RANK] + 1e-11 * U[:, :, RANK:].sum(-1, keepdims=True)
     made = (torch.from_numpy(turned * sigma[:, None, :RANK]), goal.V[..., :RANK].mT)
-    left, right = metrics.angles(made, goal)
+    left, right = metrics.angles(metrics.triplets(made), goal)
     # RANK columns, each moved by √(M − RANK) · 1e-11 in the one direction: all of them together by √RANK times that.
     assert_allclose(left, np.full(2, 1e-11 * np.sqrt((M - RANK) * RANK)), rtol=1e-4)
     assert (right < 1e-15).all()
@@ -311,6 +311,10 @@ def test_measures_against_the_target_leave_neighbours_alone(bad):
     goal, whole = target()[0], factors((2,))
     broken = tuple(W.clone() for W in whole)
     broken[0][1] *= bad
-    for one in (metrics.factor_distance, metrics.modes, lambda *args: metrics.angles(*args)[0]):
+    for one in (
+        metrics.factor_distance,
+        metrics.modes,
+        lambda made, goal: metrics.angles(metrics.triplets(made), goal)[0],
+    ):
         assert_array_equal(one(broken, goal)[0], one(whole, goal)[0])
     assert metrics.factor_distance(broken, goal)[1].isnan()

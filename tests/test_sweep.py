@@ -35,6 +35,7 @@ EXACT = {
     "tiny, deep, penalized": "problem.n=5 problem.m=6 depth=3 rank=2 loss.penalty=0.01",
     "tiny, one column": "problem.n=12 problem.m=1 problem.rank=1 rank=1",
     "small": "problem.n=12 problem.m=9 rank=5 loss.reduction=mean lr=20",
+    "small, diagnosed": "problem.n=12 problem.m=9 rank=2 diagnostics=full record.points=12",
     "small, huber": "problem.n=30 problem.m=20 rank=3 loss=huber loss.delta=0.1",
     "tiny, logcosh": "problem.n=3 problem.m=4 rank=2 loss=logcosh",
     "small, logcosh": "problem.n=33 problem.m=21 rank=3 loss=logcosh",
