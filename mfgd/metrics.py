@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import reduce
 from itertools import pairwise
-from typing import NamedTuple
+from operator import truediv
 
 import torch
 from torch import Tensor
 
 from mfgd.descent import State
 from mfgd.objective import Objective, product, row_blocks, rows_of
-from mfgd.problem import Problem
+from mfgd.problem import Problem, Triplets
 from mfgd.sparse import Pattern, apart
 from mfgd.types import Factors
 
@@ -22,17 +22,6 @@ ALIGNMENT = 20, 1e-6
 """How many Gauss–Newton steps the alignment of factors takes at most, and the relative gain below which it ends."""
 RITZ = 10, 1e-7
 """After how many Lanczos iterations each the largest eigenvalue is looked at, and which relative residual is enough."""
-
-
-class Target(NamedTuple):
-    """The leading singular triplets U diag(σ) Vᵀ of what is factored, largest first; σ is 0 beyond its rank."""
-
-    U: Tensor
-    """(*, n, r), orthonormal columns."""
-    sigma: Tensor
-    """(*, r)."""
-    V: Tensor
-    """(*, m, r), orthonormal columns."""
 
 
 def norm(X: Tensor) -> Tensor:
@@ -49,8 +38,8 @@ def joined(norms: Iterable[Tensor]) -> Tensor:
 def relative_error(problem: Problem, factors: Factors) -> Tensor:
     """‖D̂ − D*‖ / ‖D*‖ with the truth D* where it is known, else with D on its observed entries."""
     if problem.truth is not None:
-        return _ratio(*_misfit(factors, problem.truth))
-    return _ratio(*_misfit(factors, problem.D, problem.mask))
+        return truediv(*_misfit(factors, problem.truth))
+    return truediv(*_misfit(factors, problem.D, problem.mask))
 
 
 def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
@@ -60,19 +49,15 @@ def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
     """
     truth, pattern = problem.truth, problem.pattern
     if problem.heldout is not None:
-        return _ratio(*_misfit(factors, problem.heldout, holes=True))
+        return truediv(*_misfit(factors, problem.heldout, holes=True))
     if truth is None or problem.complete:
         return None
     if pattern is None:
-        return _ratio(*_misfit(factors, truth, problem.mask, hidden=True))
+        return truediv(*_misfit(factors, truth, problem.mask, hidden=True))
     # What is not observed is all but what is: nearly everything, so little is lost in the difference.
     there = pattern.sampled(*truth) if isinstance(truth, tuple) else truth[pattern.rows, pattern.columns]
     whole, observed = _misfit(factors, truth), _misfit(factors, pattern.filled(there))
-    return _ratio(*((x.square() - y.square()).clamp(min=0).sqrt() for x, y in zip(whole, observed, strict=True)))
-
-
-def _ratio(misses: Tensor, sizes: Tensor) -> Tensor:
-    return misses / sizes
+    return truediv(*((x.square() - y.square()).clamp(min=0).sqrt() for x, y in zip(whole, observed, strict=True)))
 
 
 def _misfit(
@@ -126,13 +111,12 @@ def singular_values(factors: Factors) -> Tensor:
     return torch.where(finite[..., 0], sigma, torch.nan)
 
 
-def triplets(factors: Factors) -> Target:
-    """The singular triplets of W₁…W_L, found as `singular_values`, with NaN for a run that is not finite."""
-    finite, (first, *inner, last) = _finite(factors)
-    (Q, R), (P, S) = torch.linalg.qr(first), torch.linalg.qr(last.mT)
-    U, sigma, Vh = torch.linalg.svd(reduce(torch.matmul, (R, *inner)) @ S.mT, full_matrices=False)
-    U, V = (torch.where(finite, X, torch.nan) for X in (Q @ U, P @ Vh.mT))
-    return Target(U, torch.where(finite[..., 0], sigma, torch.nan), V)
+def triplets(factors: Factors) -> Triplets:
+    """The singular triplets of W₁…W_L, with NaN for a run that is not finite."""
+    finite, factors = _finite(factors)
+    U, sigma, V = Triplets.of(factors)
+    U, V = (torch.where(finite, X, torch.nan) for X in (U, V))
+    return Triplets(U, torch.where(finite[..., 0], sigma, torch.nan), V)
 
 
 def _finite(factors: Factors) -> tuple[Tensor, Factors]:
@@ -141,7 +125,7 @@ def _finite(factors: Factors) -> tuple[Tensor, Factors]:
     return finite, tuple(torch.where(finite, W, 0) for W in factors)
 
 
-def modes(factors: Factors, target: Target) -> Tensor:
+def modes(factors: Factors, target: Triplets) -> Tensor:
     """u_iᵀ D̂ v_i, how much of each mode of the target is learnt, (*, r).
 
     Source: Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning, section 1.1.
@@ -150,7 +134,7 @@ def modes(factors: Factors, target: Target) -> Tensor:
     return (left * (factors[-1] @ target.V).mT).contiguous().sum(-1)
 
 
-def angles(found: Target, target: Target) -> tuple[Tensor, Tensor]:
+def angles(found: Triplets, target: Triplets) -> tuple[Tensor, Tensor]:
     """The largest principal angle between leading singular subspaces of D̂ and of the target, left and right, (*,).
 
     In radians, from 0 to π/2, of as many dimensions as both have, D̂ given by its `triplets`: by its sine, which keeps
@@ -169,7 +153,7 @@ def angles(found: Target, target: Target) -> tuple[Tensor, Tensor]:
     return angle(found.U, target.U), angle(found.V, target.V)
 
 
-def factor_distance(factors: Factors, target: Target) -> Tensor:
+def factor_distance(factors: Factors, target: Triplets) -> Tensor:
     """min over invertible Q of √(‖(CQ − C*)Σ^½‖² + ‖(FᵀQ⁻ᵀ − F*ᵀ)Σ^½‖²) / ‖D*‖, (*,), with C* = UΣ^½ and F* = Σ^½Vᵀ.
 
     How far the factors are from the balanced ones of the target's best rank-k approximation, up to what their product
@@ -183,12 +167,12 @@ def factor_distance(factors: Factors, target: Target) -> Tensor:
     root = target.sigma[..., :k].sqrt()
     known = (root > 0).all(-1) & torch.isfinite(C).all(-1).all(-1) & torch.isfinite(F).all(-1).all(-1)
     eye = torch.eye(k, dtype=C.dtype, device=C.device)
-    apart = known[..., None, None]
+    valid = known[..., None, None]
     weight = torch.where(known[..., None], root, 1)[..., None, :]
 
     def reduced(W: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Both in 2k dimensions, which hold all of them."""
-        R = torch.linalg.qr(torch.cat([torch.where(apart, W, 0), goal * weight], -1), mode="r").R
+        R = torch.linalg.qr(torch.cat([torch.where(valid, W, 0), goal * weight], -1), mode="r").R
         return R[..., :k], R[..., k:]
 
     (A, goal_A), (B, goal_B) = reduced(C, target.U[..., :k]), reduced(F.mT, target.V[..., :k])
@@ -206,7 +190,7 @@ def factor_distance(factors: Factors, target: Target) -> Tensor:
     # The least squares fit of C alone; where C has not full rank no Q is of use.
     grown = A.mT @ A
     scale = grown.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=torch.finfo(C.dtype).tiny)
-    Q, info = torch.linalg.solve_ex(grown / scale + torch.where(apart, 0, eye), A.mT @ goal_A / scale)
+    Q, info = torch.linalg.solve_ex(grown / scale + torch.where(valid, 0, eye), A.mT @ goal_A / scale)
     usable = known & (info == 0)
     Q = torch.where(usable[..., None, None] & torch.isfinite(Q), Q, eye)
     best, ended = size(Q), ~usable
@@ -305,7 +289,7 @@ def _ritz(T: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    objective: Objective, state: State, optimum: Tensor, target: Target | None = None, *, full: bool = False
+    objective: Objective, state: State, optimum: Tensor, target: Triplets | None = None, *, full: bool = False
 ) -> dict[str, Tensor]:
     """Every measure of a state by its name, each (*,); NaN where it does not apply to a run.
 

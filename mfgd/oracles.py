@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mfgd import sparse
 from mfgd.loss import Loss
 from mfgd.problem import Problem
 from mfgd.record import Row
@@ -127,24 +125,8 @@ def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
     observed matrix over the share observed. NaN where c is unknown, infinite where D is 0.
     """
     share = float(problem.count) / math.prod(problem.shape)
-    sharpness = curvature(problem, loss) * depth * (largest(problem.D) / share) ** (2 - 2 / depth)
+    sharpness = curvature(problem, loss) * depth * (problem.largest / share) ** (2 - 2 / depth)
     return 2 / sharpness if sharpness != 0 else math.inf
-
-
-def largest(D: Tensor) -> float:
-    """σ₁ of a matrix (n, m), of a large or sparse one by Lanczos."""
-    dense = D.layout == torch.strided
-    if not (D if dense else D.values()).any():
-        return 0.0
-    if dense and min(D.shape) < 200:
-        return float(torch.linalg.matrix_norm(D, ord=2))
-    from scipy.sparse.linalg import svds
-
-    return float(
-        svds(D.numpy() if dense else sparse.as_scipy(D), k=1, return_singular_vectors=False, v0=np.ones(min(D.shape)))[
-            0
-        ]
-    )
 
 
 def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
@@ -276,8 +258,8 @@ def stability(setting: Setting, row: Row) -> Answer | None:
     rate, a start that is not the answer. The deviation is lr over the limit − 1 of a run that reached the answer all
     the same, else 0.
     """
-    limit = rate_limit(setting.problem, setting.loss, len(setting.start))
-    if not (setting.plain and limit > 0):
+    limit = rate_limit(setting.problem, setting.loss, len(setting.start)) if setting.plain else math.nan
+    if not limit > 0:
         return None
     enough = _enough(setting, row)
     reached = abs(_excess(setting, row)) <= enough

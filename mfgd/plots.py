@@ -73,7 +73,8 @@ def dynamics(row: Row) -> Figure:
     modes = _series(row, "mode.")[: row.factors[0].shape[-1]]  # the factors cannot hold more
     apart = [name for name in ("angle.left", "angle.right", "factor_distance") if name in found]
     panels = [bool(modes), bool(apart), True, "sharpness" in found]
-    figure = _canvas(3.6 * sum(panels), 3.2)
+    width = 3.6 * sum(panels)
+    figure = _canvas(width, 3.2)
     grid = iter(np.ravel(figure.subplots(1, sum(panels), squeeze=False)))
     if modes:
         axes = next(grid)
@@ -100,7 +101,6 @@ def dynamics(row: Row) -> Figure:
             _curve(axes, steps, found["sharpness_limit"], color="tab:red", linestyle=":", label="2/lr")
             axes.legend(fontsize=7)
         axes.set(xlabel="step", ylabel="sharpness")
-    width = 3.6 * sum(panels)
     figure.subplots_adjust(left=0.7 / width, right=1 - 0.1 / width, bottom=0.16, top=0.95, wspace=0.34)
     return figure
 
@@ -251,8 +251,7 @@ def _shown(problem: Problem, factors: Factors) -> tuple[np.ndarray, np.ndarray, 
     """D, D̂ and D̂ − D, NaN where not observed; beside a sparse D means over cells of a grid of few pixels."""
     if problem.pattern is not None:
         return _cells(problem.pattern, problem.entries, factors)
-    D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
-    whole, estimate = (X.to(torch.float64).numpy() for X in (D, product(factors)))
+    whole, estimate = (X.to(torch.float64).numpy() for X in (problem.holed, product(factors)))
     return whole, estimate, estimate - whole
 
 

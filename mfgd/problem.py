@@ -9,8 +9,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,25 @@ from mfgd.types import Count, Factors, NonNegative, Positive, Refused, Seed, Sha
 
 PIECE = 1 << 20
 """Numbers that are drawn at once."""
+
+
+class Triplets(NamedTuple):
+    """Singular triplets U diag(σ) Vᵀ, largest first."""
+
+    U: Tensor
+    """(*, n, r), orthonormal columns."""
+    sigma: Tensor
+    """(*, r)."""
+    V: Tensor
+    """(*, m, r), orthonormal columns."""
+
+    @classmethod
+    def of(cls, factors: Factors) -> Triplets:
+        """Those of W₁…W_L, r = min(n, k, m), from two QR factorizations and a k×k product."""
+        first, *inner, last = factors
+        (Q, R), (P, S) = torch.linalg.qr(first), torch.linalg.qr(last.mT)
+        U, sigma, Vh = torch.linalg.svd(reduce(torch.matmul, (R, *inner)) @ S.mT, full_matrices=False)
+        return cls(Q @ U, sigma, P @ Vh.mT)
 
 
 @dataclass(frozen=True)
@@ -92,17 +111,33 @@ class Problem:
         return None if self.truth is None else self._exact(torch.linalg.svdvals(self.truth))
 
     @cached_property
-    def triplets(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """U (*, n, r), σ (*, r), V (*, m, r) of what `spectrum` is of."""
+    def triplets(self) -> Triplets | None:
+        """The triplets of what `spectrum` is of, with its σ."""
         target = self.D if self.complete else self.truth
         if target is None or self.spectrum is None:
             return None
         if isinstance(target, tuple):
-            (Q, R), (P, S) = torch.linalg.qr(target[0]), torch.linalg.qr(target[1].mT)
-            U, _, Vh = torch.linalg.svd(R @ S.mT)
-            return Q @ U, self.spectrum, P @ Vh.mT
+            return Triplets.of(target)._replace(sigma=self.spectrum)
         U, _, Vh = torch.linalg.svd(target, full_matrices=False)
-        return U, self.spectrum, Vh.mT
+        return Triplets(U, self.spectrum, Vh.mT)
+
+    @cached_property
+    def largest(self) -> float:
+        """σ₁ of D (n, m), 0 where not observed; of a large or sparse one by Lanczos."""
+        if not self.entries.any():
+            return 0.0
+        if self.pattern is None and min(self.shape) < 200:
+            return float(torch.linalg.matrix_norm(self.D, ord=2))
+        from scipy.sparse.linalg import svds
+
+        D = self.D.numpy() if self.pattern is None else sparse.as_scipy(self.D)
+        (sigma,) = svds(D, k=1, return_singular_vectors=False, v0=np.ones(min(self.shape)))
+        return float(sigma)
+
+    @property
+    def holed(self) -> Tensor:
+        """D with NaN where it is not observed; a sparse one as it is."""
+        return self.D if self.mask is None else self.D.masked_fill(self.mask == 0, torch.nan)
 
     def _exact(self, sigma: Tensor) -> Tensor:
         least = sigma[..., :1] * max(self.shape) * torch.finfo(sigma.dtype).eps
@@ -129,9 +164,9 @@ def stream(name: str, seed: int) -> torch.Generator:
 
 def hashed(*draws: Tensor) -> str:
     """A short hash of what was drawn, by which runs that share it are found."""
-    digest = hashlib.blake2b(digest_size=8)
+    digest = _hash()
     for draw in draws:
-        digest.update(draw.contiguous().numpy().tobytes())
+        digest.update(draw.contiguous().numpy())
     return digest.hexdigest()
 
 
@@ -433,9 +468,6 @@ def synthetic(
     sigma = sigma.sort(descending=True).values
     data = stream("problem data", seed)
     U, V = orthonormal(n, r, data), orthonormal(m, r, data)
-    digest = _hash()
-    for factor in (U, V):
-        digest.update(factor.contiguous().numpy())
     seen = observe(
         (U * sigma, V.mT),
         observed=observed,
@@ -449,7 +481,7 @@ def synthetic(
         rank=r,
         generated=True,
     )
-    return replace(seen, draws={"data": digest.hexdigest()} | seen.draws)
+    return replace(seen, draws={"data": hashed(U, V)} | seen.draws)
 
 
 def digits(

@@ -18,7 +18,7 @@ from mfgd.config import Component, Point
 from mfgd.descent import State, descent, listed
 from mfgd.init import Init
 from mfgd.objective import Objective, interleaved, interleaves, serially
-from mfgd.problem import Problem, hashed, of, stream
+from mfgd.problem import Problem, Triplets, hashed, of, stream
 from mfgd.record import Row, Schedule, follow
 from mfgd.types import Factors, Refused
 
@@ -125,7 +125,7 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     return rows
 
 
-def _targets(problems: Sequence[Problem], first: Point) -> metrics.Target | None:
+def _targets(problems: Sequence[Problem], first: Point) -> Triplets | None:
     """The leading singular triplets of each run's target, as many as are measured; None where there is none known."""
     r = max(first.rank, metrics.SIGMAS)
     found: dict[int, list[Tensor]] = {}
@@ -134,7 +134,7 @@ def _targets(problems: Sequence[Problem], first: Point) -> metrics.Target | None
             if problem.triplets is None:
                 return None
             found[id(problem)] = [X[..., :r].to(first.device, first.dtype) for X in problem.triplets]
-    return metrics.Target(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
+    return Triplets(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
 
 
 def _finish(point: Point, problem: Problem, start: Factors, unit: float, optimum: float, row: Row) -> None:

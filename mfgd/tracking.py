@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
-import torch
 import yaml
 from annotated_types import Ge, MinLen
 from omegaconf import DictConfig, OmegaConf
@@ -433,8 +432,7 @@ def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
 def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
     matrices = {name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)}
     if problem.generated or problem.entries.numel() <= SMALL:
-        D = problem.D if problem.mask is None else problem.D.masked_fill(problem.mask == 0, torch.nan)
-        D = D.to(factors[0].dtype)
+        D = problem.holed.to(factors[0].dtype)
         kept = (
             {"D": D}
             if problem.pattern is None

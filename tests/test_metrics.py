@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from mfgd import Objective, Problem, State, metrics
 from mfgd.objective import product
+from mfgd.problem import Triplets
 
 KINDS = pytest.mark.parametrize("kind", PROBLEMS)
 
@@ -231,13 +232,13 @@ def test_excess_and_distance(optimum, excess, batch):
 # Against the target
 
 
-def target(rank: int = RANK) -> tuple[metrics.Target, np.ndarray, np.ndarray, np.ndarray]:
+def target(rank: int = RANK) -> tuple[Triplets, np.ndarray, np.ndarray, np.ndarray]:
     """Two runs, the second with a target of its own, and the same in NumPy."""
     generator = torch.Generator().manual_seed(3)
     D = torch.randn(2, N, rank, generator=generator).double() @ torch.randn(2, rank, M, generator=generator).double()
     U, sigma, Vh = np.linalg.svd(D.numpy(), full_matrices=False)
     sigma[:, rank:] = 0
-    return metrics.Target(*map(torch.from_numpy, (U, sigma, Vh.swapaxes(1, 2).copy()))), U, sigma, Vh.swapaxes(1, 2)
+    return Triplets(*map(torch.from_numpy, (U, sigma, Vh.swapaxes(1, 2).copy()))), U, sigma, Vh.swapaxes(1, 2)
 
 
 @DEPTHS

@@ -142,8 +142,8 @@ def test_the_limit_is_known_for_complete_matrices_and_quadratic_losses_only():
 
 def test_the_largest_singular_value_of_a_large_matrix():
     D = torch.randn(300, 250, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert oracles.largest(D) == pytest.approx(np.linalg.svd(D, compute_uv=False)[0], rel=1e-12)
-    assert oracles.largest(torch.zeros_like(D)) == 0
+    assert mfgd.Problem(D).largest == pytest.approx(np.linalg.svd(D, compute_uv=False)[0], rel=1e-12)
+    assert mfgd.Problem(torch.zeros_like(D)).largest == 0
     assert oracles.rate_unit(mfgd.Problem(torch.zeros_like(D)), loss("squared"), 2) == np.inf
 
 

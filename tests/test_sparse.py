@@ -187,7 +187,7 @@ def test_mu_refuses_negative_entries():
 
 def test_largest_and_oracles():
     dense, given = twins()
-    assert_allclose(oracles.largest(given.D), np.linalg.norm(dense.D.numpy(), 2), rtol=1e-10)
+    assert_allclose(given.largest, np.linalg.norm(dense.D.numpy(), 2), rtol=1e-10)
     for oracle in (oracles.curvature, partial(oracles.rate_unit, depth=2)):
         assert_allclose(oracle(given, loss("huber")), oracle(dense, loss("huber")), rtol=1e-10)
     assert np.isnan(oracles.optimum(given, loss("squared"), 3))
@@ -281,7 +281,7 @@ def test_ratings_of_many_users_and_items(tmp_path):
     expected = np.zeros((1100, 1000))
     expected.flat[flat] = rating
     assert_array_equal(given.D.to_dense(), expected)
-    assert_allclose(oracles.largest(given.D), svds(expected, 1, return_singular_vectors=False)[0], rtol=1e-10)
+    assert_allclose(given.largest, svds(expected, 1, return_singular_vectors=False)[0], rtol=1e-10)
     split = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.2, seed=0)
     assert_array_equal(split.D.to_dense() + split.heldout.to_dense(), expected)
     assert split.heldout.values().numel() == round(0.2 * len(flat))
