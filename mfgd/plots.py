@@ -87,7 +87,7 @@ def dynamics(row: Row) -> Figure:
         axes = next(grid)
         for name in apart:
             _curve(axes, steps, found[name], label=name.replace(".", ", ").replace("_", " "))
-        axes.set(xlabel="step", ylabel="angle (radians), distance to the target")
+        axes.set(xlabel="step", ylabel="angle (radians), distance")
         axes.legend(fontsize=7)
     axes = next(grid)
     _curve(axes, steps, found["contraction"], linear=True)
