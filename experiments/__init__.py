@@ -51,7 +51,9 @@ class Claim(NamedTuple):
 
 def within(text: str, got: float, expected: float, tolerance: float) -> Claim:
     """Claims expected ± tolerance; NaN deviates."""
-    return Claim(text, f"{expected:.6g} ± {tolerance:.2g}", f"{got:.6g}", abs(got - expected) <= tolerance)
+    return Claim(
+        text, f"{expected:.6g} ± {tolerance:.2g}", f"{got:.6g}", abs(got - expected) <= tolerance
+    )
 
 
 def between(text: str, got: float, low: float = -math.inf, high: float = math.inf) -> Claim:
@@ -112,7 +114,9 @@ class Experiment(NamedTuple):
 
 def names() -> list[str]:
     """The experiments that there are, by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
 
 
 def load(name: str) -> Experiment:

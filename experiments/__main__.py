@@ -31,12 +31,20 @@ QUICK = ("tracking.figures=false", "tracking.points=1000", "workers=1")
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m experiments", description="Published results as runnable claims.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description="Published results as runnable claims."
+    )
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("list", help="name, paper, claim and cost of each (the default)")
-    verify = commands.add_parser("verify", help="run, read the tracked runs back, compare; exit 1 if a number deviates")
+    verify = commands.add_parser(
+        "verify", help="run, read the tracked runs back, compare; exit 1 if a number deviates"
+    )
     verify.add_argument("names", nargs="*", metavar="NAME", help="these experiments (default: all)")
-    verify.add_argument("--quick", action="store_true", help="smaller sizes that carry the claim; no ledger is written")
+    verify.add_argument(
+        "--quick",
+        action="store_true",
+        help="smaller sizes that carry the claim; no ledger is written",
+    )
     options = parser.parse_args()
     with config.refusals():
         if options.command != "verify":
@@ -66,18 +74,25 @@ def verified(chosen: Sequence[Experiment], *, quick: bool) -> int:
     sys.argv = [sys.argv[0], "--multirun"]
     prepare()
     if quick:
-        torch.set_num_threads(1)  # threads that share small work wait for each other where the cores have other work
+        torch.set_num_threads(
+            1
+        )  # threads that share small work wait for each other where the cores have other work
     begun, counted, deviating = time.perf_counter(), 0, []
     for experiment in chosen:
         start = time.perf_counter()
         claims, figure = verify(experiment, quick=quick)
         seconds = time.perf_counter() - start
-        print(f"\n{experiment.name} ({seconds:.1f} s): {experiment.claim}\n{table(claims)}", flush=True)
+        print(
+            f"\n{experiment.name} ({seconds:.1f} s): {experiment.claim}\n{table(claims)}",
+            flush=True,
+        )
         counted += len(claims)
         deviating += [(experiment.name, claim) for claim in claims if not claim.holds]
         if not quick:
             enter(experiment, claims, figure, seconds)
-    print(f"\n{counted - len(deviating)} of {counted} numbers hold, in {time.perf_counter() - begun:.0f} s")
+    print(
+        f"\n{counted - len(deviating)} of {counted} numbers hold, in {time.perf_counter() - begun:.0f} s"
+    )
     for name, claim in deviating:
         print(f"{name}: {claim.text}: expected {claim.expected}, got {claim.got}")
     return len(deviating)
@@ -99,16 +114,27 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
     for sweep, smaller in experiment.sweeps.items():
         if quick and smaller is None:
             continue
-        sys.argv = ["mfgd", "--multirun", f"experiment={sweep}", *((*QUICK, *(smaller or ())) if quick else ())]
-        with redirect_stdout(io.StringIO()):  # the best runs of a sweep: here others are of interest
+        sys.argv = [
+            "mfgd",
+            "--multirun",
+            f"experiment={sweep}",
+            *((*QUICK, *(smaller or ())) if quick else ()),
+        ]
+        with redirect_stdout(
+            io.StringIO()
+        ):  # the best runs of a sweep: here others are of interest
             session = carry_out()
         store = session.store
         assert store is not None
         assert store.parent is not None
         parents.append((store.parent, store.uri))
-        tables.append(mfgd.load_runs(experiment=store.experiment, parent=store.parent, uri=store.uri))
+        tables.append(
+            mfgd.load_runs(experiment=store.experiment, parent=store.parent, uri=store.uri)
+        )
         if session.failures:
-            claims.append(Claim(f"every run of {sweep} ends", "0 failed", f"{session.failures} failed", False))
+            claims.append(
+                Claim(f"every run of {sweep} ends", "0 failed", f"{session.failures} failed", False)
+            )
     if not claims:
         runs = pandas.concat(tables, ignore_index=True)
         claims = [
@@ -116,7 +142,9 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
         ]  # NumPy has its own bool
         figure = experiment.figure(runs)
     with tempfile.TemporaryDirectory(prefix="mfgd-") as name:
-        pandas.DataFrame([claim._asdict() for claim in claims]).to_csv(Path(name, "claims.csv"), index=False)
+        pandas.DataFrame([claim._asdict() for claim in claims]).to_csv(
+            Path(name, "claims.csv"), index=False
+        )
         Path(name, "claims.txt").write_text(table(claims) + "\n", encoding="utf-8")
         if figure is not None:
             Path(name, "figures").mkdir()
@@ -128,9 +156,15 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
 
 def table(claims: Sequence[Claim]) -> str:
     """Claim, expected, got and verdict, aligned."""
-    lines = [("claim", "expected", "got", "verdict"), *((c.text, c.expected, c.got, c.verdict) for c in claims)]
+    lines = [
+        ("claim", "expected", "got", "verdict"),
+        *((c.text, c.expected, c.got, c.verdict) for c in claims),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    padded = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
     return "\n".join(f"  {line}".rstrip() for line in padded)
 
 
@@ -139,12 +173,18 @@ def ledger() -> dict[str, Any]:
     return json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
 
 
-def enter(experiment: Experiment, claims: Sequence[Claim], figure: Figure | None, seconds: float) -> None:
+def enter(
+    experiment: Experiment, claims: Sequence[Claim], figure: Figure | None, seconds: float
+) -> None:
     """Replaces an experiment's entry in the ledger and its figure; README.md is written anew from the whole ledger."""
     if figure is not None:
         (HERE / "figures").mkdir(exist_ok=True)
         figure.savefig(HERE / "figures" / f"{experiment.name}.png")
-    entry = {"date": f"{date.today()}", "seconds": round(seconds, 1), "claims": [list(claim) for claim in claims]}
+    entry = {
+        "date": f"{date.today()}",
+        "seconds": round(seconds, 1),
+        "claims": [list(claim) for claim in claims],
+    }
     entries = {name: content for name, content in ledger().items() if name in experiments.names()}
     entries = dict(sorted((entries | {experiment.name: entry}).items()))
     LEDGER.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -23,7 +23,12 @@ from experiments import THEORY, Claim, between, loaded, over_steps
 from mfgd.tracking import Run
 
 SWEEPS = {
-    "arora2019": ("init.scale=1.291e-1,1.291e-2,1.291e-3,1.291e-4,1.291e-5", "seed=0", "steps=700", "record.points=12"),
+    "arora2019": (
+        "init.scale=1.291e-1,1.291e-2,1.291e-3,1.291e-4,1.291e-5",
+        "seed=0",
+        "steps=700",
+        "record.points=12",
+    ),
     "arora2019_depth3": (
         "problem.n=40",
         "problem.m=40",
@@ -36,7 +41,13 @@ SWEEPS = {
         "record.points=12",
     ),
 }
-ERRORS = {1.0: (5.0, 5.0), 0.1: (0.51, 0.53), 0.01: (0.09, 0.12), 1e-3: (0.019, 0.025), 1e-4: (0.004, 0.006)}
+ERRORS = {
+    1.0: (5.0, 5.0),
+    0.1: (0.51, 0.53),
+    0.01: (0.09, 0.12),
+    1e-3: (0.019, 0.025),
+    1e-4: (0.004, 0.006),
+}
 """α → the published range of held-out errors at depth 2."""
 RANKS = {1.0: (42, 42), 0.1: (14, 15.5), 0.01: (2.9, 3.0), 1e-3: (2.1, 2.1), 1e-4: (2.0, 2.0)}
 """α → the published range of effective ranks at depth 2."""
@@ -44,7 +55,9 @@ RANKS = {1.0: (42, 42), 0.1: (14, 15.5), 0.01: (2.9, 3.0), 1e-3: (2.1, 2.1), 1e-
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     tracked = by(scale, runs, "arora2019")
-    errors = {alpha: [last(run, "heldout_error") for run in same] for alpha, same in tracked.items()}
+    errors = {
+        alpha: [last(run, "heldout_error") for run in same] for alpha, same in tracked.items()
+    }
     for larger, smaller in pairwise(errors):
         text = f"α = {smaller:g}: largest held-out error of any start, against the least at α = {larger:g}"
         holds = max(errors[smaller]) < min(errors[larger])
@@ -62,7 +75,9 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     two, three = ([last(run, "heldout_error") for run in deep[depth]] for depth in (2, 3))
     yield between("few entries, depth 2: least held-out error of any start", min(two), low=0.1)
     yield between(
-        "few entries, depth 3: largest held-out error over the least at depth 2", max(three) / min(two), high=0.1
+        "few entries, depth 3: largest held-out error over the least at depth 2",
+        max(three) / min(two),
+        high=0.1,
     )
 
 
@@ -70,7 +85,8 @@ def by(key: Callable[[Run], float], runs: pandas.DataFrame, sweep: str) -> dict[
     """Key → the runs of a sweep from each start, the largest key first."""
     tracked = loaded(runs[runs["params.experiment"] == sweep])
     return {
-        value: [run for run in tracked if key(run) == value] for value in sorted(set(map(key, tracked)), reverse=True)
+        value: [run for run in tracked if key(run) == value]
+        for value in sorted(set(map(key, tracked)), reverse=True)
     }
 
 
@@ -87,7 +103,10 @@ def figure(runs: pandas.DataFrame) -> Figure:
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3)
     tracked = by(scale, runs, "arora2019")
-    for axes, measure, published in ((left, "heldout_error", ERRORS), (middle, "effective_rank", RANKS)):
+    for axes, measure, published in (
+        (left, "heldout_error", ERRORS),
+        (middle, "effective_rank", RANKS),
+    ):
         dots(axes, tracked, measure)
         for alpha, (low, high) in published.items():
             axes.plot([alpha, alpha], [low, high], "_-", color="black", markersize=14, linewidth=1)
@@ -101,7 +120,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
     middle.set(ylabel="effective rank", title="… for the lower is the rank")
     for depth, same in by(lambda run: run.config.depth, runs, "arora2019_depth3").items():
         for run in same:
-            right.plot(run.trajectory["step"], run.trajectory["heldout_error"], color=f"C{depth}", linewidth=1.2)
+            right.plot(
+                run.trajectory["step"],
+                run.trajectory["heldout_error"],
+                color=f"C{depth}",
+                linewidth=1.2,
+            )
         right.plot([], [], color=f"C{depth}", label=f"depth {depth:g}")
     config = run.config
     right.set(yscale="log", ylabel="held-out error")
@@ -118,5 +142,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
 def dots(axes: Axes, tracked: Mapping[float, Sequence[Run]], measure: str) -> None:
     """A measure in the end over α, of each start."""
     for alpha, same in tracked.items():
-        axes.plot([alpha] * len(same), [last(run, measure) for run in same], "o", color="C0", markersize=6, alpha=0.7)
+        axes.plot(
+            [alpha] * len(same),
+            [last(run, measure) for run in same],
+            "o",
+            color="C0",
+            markersize=6,
+            alpha=0.7,
+        )
     axes.plot([], [], "o", color="C0", label="measured, each start")

@@ -46,8 +46,15 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     drifts = {lr: drift(run) for lr, run in by_rate(runs).items()}
     for fast, slow in pairwise(drifts):
         if fast <= 0.02:
-            yield between(f"drift at lr = {fast:g} over that at {slow:g}", drifts[fast] / drifts[slow], 1.9, 2.3)
-    stopped = sorted(loaded(runs[runs["params.experiment"] == "du2018_step"]), key=lambda run: run.config.steps)
+            yield between(
+                f"drift at lr = {fast:g} over that at {slow:g}",
+                drifts[fast] / drifts[slow],
+                1.9,
+                2.3,
+            )
+    stopped = sorted(
+        loaded(runs[runs["params.experiment"] == "du2018_step"]), key=lambda run: run.config.steps
+    )
     for before, after in zip(stopped[::2], stopped[1::2], strict=True):
         changed, said = step_change(before, after)
         where = f"step {after.config.steps}"
@@ -94,14 +101,28 @@ def figure(runs: pandas.DataFrame) -> Figure:
     tracked = by_rate(runs)
     for i, (lr, run) in enumerate(tracked.items()):
         times, drifts = drifts_of(run)
-        left.plot(times[1:], drifts[1:], "o-", color=f"C{i}", markersize=3, linewidth=1, label=f"lr = {lr:g}")
+        left.plot(
+            times[1:],
+            drifts[1:],
+            "o-",
+            color=f"C{i}",
+            markersize=3,
+            linewidth=1,
+            label=f"lr = {lr:g}",
+        )
     left.axvline(TIME, **THEORY)
     left.set(xscale="log", yscale="log", xlabel="t = lr · step", ylabel="drift")
     left.set_title("‖CᵀC − FFᵀ‖, change relative to the start")
     rates = np.array(list(tracked))
     ends = [drift(run) for run in tracked.values()]
     right.loglog(rates, ends, "o", color="C0", markersize=7, label="measured")
-    right.loglog(list(PUBLISHED), list(PUBLISHED.values()), "kx", markersize=8, label="published, another draw")
+    right.loglog(
+        list(PUBLISHED),
+        list(PUBLISHED.values()),
+        "kx",
+        markersize=8,
+        label="published, another draw",
+    )
     line = np.array([rates.min() / 1.3, rates.max() * 1.3])
     right.loglog(line, line * ends[-1] / rates[-1], **THEORY, label="proportional to lr")
     right.set(xlabel="lr", ylabel="drift at t = 40", title="The drift is proportional to the rate")

@@ -43,16 +43,26 @@ def decaying(*, n: Count, m: Count, first: Positive, ratio: Positive, seed: Seed
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    synthetic, optimizers, digits = (loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS)
+    synthetic, optimizers, digits = (
+        loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
+    )
     for scale in sorted({run.config.init.scale for run in synthetic}):
         for lr in sorted({run.config.lr for run in synthetic}):
-            same = [run for run in synthetic if (run.config.init.scale, run.config.lr) == (scale, lr)]
-            yield between(f"start of scale {scale:g}, lr σ₁ = {lr:g}: largest final excess", _worst(same), high=1e-8)
+            same = [
+                run for run in synthetic if (run.config.init.scale, run.config.lr) == (scale, lr)
+            ]
+            yield between(
+                f"start of scale {scale:g}, lr σ₁ = {lr:g}: largest final excess",
+                _worst(same),
+                high=1e-8,
+            )
     least = min(run.trajectory["excess_loss"].min() for run in [*synthetic, *optimizers, *digits])
     yield between("least excess at any record of any run", least, low=-1e-12)
     for name, same in _by_optimizer(optimizers).items():
         lr, published = OPTIMIZERS[name]
-        yield _same_number(f"{name}, lr = {lr:g}: steps to an excess of 1e-10", same, 1e-10, published)
+        yield _same_number(
+            f"{name}, lr = {lr:g}: steps to an excess of 1e-10", same, 1e-10, published
+        )
     yield between("digits: largest final excess", _worst(digits), high=1e-8)
     yield _same_number("digits: steps to an excess of 1e-6", digits, 1e-6, DIGITS)
     errors = [run.trajectory["relative_error"].iloc[-1] for run in digits]
@@ -81,11 +91,16 @@ def _same_number(text: str, runs: Sequence[Run], excess: float, published: float
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
-    synthetic, optimizers, digits = (loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS)
+    synthetic, optimizers, digits = (
+        loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
+    )
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3)
 
-    colours, dashes = {1e-1: "tab:blue", 1e-3: "tab:orange", 1e-6: "tab:green"}, {0.9: "-", 0.5: ":"}
+    colours, dashes = (
+        {1e-1: "tab:blue", 1e-3: "tab:orange", 1e-6: "tab:green"},
+        {0.9: "-", 0.5: ":"},
+    )
     for run in synthetic:
         scale, lr = run.config.init.scale, run.config.lr
         left.plot(*_curve(run), color=colours[scale], linestyle=dashes[lr], linewidth=1)
@@ -96,8 +111,13 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left.axhline(1e-8, **THEORY, label="claimed")
     left.set(title="100 × 80, rank 5: gradient descent", xlim=(0, 500))
 
-    series = [(same, f"{name}, lr = {OPTIMIZERS[name][0]}") for name, same in _by_optimizer(optimizers).items()]
-    for (same, label), colour in zip([*series, (digits, "digits, rank 10, gd")], ("C4", "C3", "C9"), strict=False):
+    series = [
+        (same, f"{name}, lr = {OPTIMIZERS[name][0]}")
+        for name, same in _by_optimizer(optimizers).items()
+    ]
+    for (same, label), colour in zip(
+        [*series, (digits, "digits, rank 10, gd")], ("C4", "C3", "C9"), strict=False
+    ):
         for run in same:
             middle.plot(*_curve(run), color=colour, linewidth=0.7)
         middle.plot([], [], color=colour, label=label)
@@ -112,7 +132,11 @@ def figure(runs: pandas.DataFrame) -> Figure:
     run = digits[0]
     for i, value in enumerate(np.linalg.svd(load_digits().data, compute_uv=False)[:8], 1):
         right.plot(
-            run.trajectory["step"], run.trajectory[f"sigma.{i}"], color=f"C{i - 1}", linewidth=1, label=f"$\\sigma_{i}$"
+            run.trajectory["step"],
+            run.trajectory[f"sigma.{i}"],
+            color=f"C{i - 1}",
+            linewidth=1,
+            label=f"$\\sigma_{i}$",
         )
         right.axhline(value, **THEORY)
     right.set(title="digits: σ of CF, and of D (dashed)", ylabel="singular value", yscale="log")

@@ -31,7 +31,9 @@ def beside_the_optimum(*, scale: Positive) -> Init:
     optimum, noise = spectral(scale=1.0), normal(scale=scale)
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        moved = zip(optimum(problem, widths, generator), noise(problem, widths, generator), strict=True)
+        moved = zip(
+            optimum(problem, widths, generator), noise(problem, widths, generator), strict=True
+        )
         return tuple(W + N for W, N in moved)
 
     return start
@@ -40,7 +42,8 @@ def beside_the_optimum(*, scale: Positive) -> Init:
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     outcomes = dict(zip(runs["run_id"], runs["tags.outcome"], strict=True))
     tracked = sorted(
-        zip(loaded(runs), runs["run_id"], strict=True), key=lambda pair: (-pair[0].config.init.scale, pair[0].config.lr)
+        zip(loaded(runs), runs["run_id"], strict=True),
+        key=lambda pair: (-pair[0].config.init.scale, pair[0].config.lr),
     )
     for run, run_id in tracked:
         lr, noise = run.config.lr, run.config.init.scale
@@ -49,13 +52,21 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
             outcome, loss = outcomes[run_id], last["loss"]
             expected = "diverged" if lr >= 1.3 else "loss > 1e-6"
             holds = outcome == "diverged" if lr >= 1.3 else not loss <= 1e-6
-            yield Claim(f"{where}: does not converge", expected, f"{outcome}, loss {loss:.2g}", holds)
+            yield Claim(
+                f"{where}: does not converge", expected, f"{outcome}, loss {loss:.2g}", holds
+            )
             continue
         yield between(f"{where}: final loss", last["loss"], high=1e-20)
         C, F, D = (_largest(run.matrices[name]) for name in ("C", "F", "D"))
-        yield between(f"{where}: |sharpness − σ₁(C)² − σ₁(F)²|", abs(last["sharpness"] - C**2 - F**2), high=1e-6)
+        yield between(
+            f"{where}: |sharpness − σ₁(C)² − σ₁(F)²|",
+            abs(last["sharpness"] - C**2 - F**2),
+            high=1e-6,
+        )
         if noise <= 1e-6:
-            yield between(f"{where}: |sharpness − 2 σ₁(D)|", abs(last["sharpness"] - 2 * D), high=1e-6)
+            yield between(
+                f"{where}: |sharpness − 2 σ₁(D)|", abs(last["sharpness"] - 2 * D), high=1e-6
+            )
 
 
 def _largest(X: Tensor) -> float:
@@ -71,11 +82,17 @@ def figure(runs: pandas.DataFrame) -> Figure:
         label = f"lr σ₁ = {run.config.lr:g}"
         steps = run.trajectory["step"]
         left.plot(steps, run.trajectory["loss"].clip(1e-35, 1e3), color=f"C{i}", label=label)
-        right.plot(steps, run.trajectory["sharpness"] * run.config.lr / 2, color=f"C{i}", label=label)
+        right.plot(
+            steps, run.trajectory["sharpness"] * run.config.lr / 2, color=f"C{i}", label=label
+        )
     left.axhline(1e-20, **THEORY)
     right.axhline(1.0, **THEORY)
     left.set(yscale="log", ylabel="½‖D − CF‖²", title="Converges below lr σ₁ = 1 only")
-    right.set(ylabel="sharpness · lr / 2", ylim=(0, 2.5), title="The edge of stability is sharpness = 2/lr (dashed)")
+    right.set(
+        ylabel="sharpness · lr / 2",
+        ylim=(0, 2.5),
+        title="The edge of stability is sharpness = 2/lr (dashed)",
+    )
     for axes in (left, right):
         over_steps(axes)
     left.legend(fontsize=7, loc="lower left")

@@ -46,19 +46,29 @@ def uniform(*, low: Positive, high: Positive, draw: Seed) -> Init:
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         numbers = np.random.default_rng(draw)
-        return tuple(torch.from_numpy(numbers.uniform(low, high, shape)) for shape in pairwise(widths))
+        return tuple(
+            torch.from_numpy(numbers.uniform(low, high, shape)) for shape in pairwise(widths)
+        )
 
     return start
 
 
 @lru_cache(maxsize=100)
-def sklearn(low: float, high: float, draw: int, rank: int, updates: int) -> tuple[np.ndarray, float]:
+def sklearn(
+    low: float, high: float, draw: int, rank: int, updates: int
+) -> tuple[np.ndarray, float]:
     """scikit-learn's product after so many updates from that start, and its relative error."""
     D = load_digits().data
     start = uniform(low=low, high=high, draw=draw)
-    C, F = (W.numpy() for W in start(Problem(torch.from_numpy(D)), (len(D), rank, D.shape[1]), torch.Generator()))
+    C, F = (
+        W.numpy()
+        for W in start(Problem(torch.from_numpy(D)), (len(D), rank, D.shape[1]), torch.Generator())
+    )
     model = NMF(rank, init="custom", solver="mu", tol=0, max_iter=updates)
-    with warnings.catch_warnings(), threadpool_limits(1):  # threads wait for each other where the cores have other work
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(1),
+    ):  # threads wait for each other where the cores have other work
         warnings.simplefilter("ignore", ConvergenceWarning)  # tol=0 is to do all the updates
         product = model.fit_transform(D, W=C, H=F) @ model.components_
     return product, float(np.linalg.norm(product - D) / np.linalg.norm(D))
@@ -78,9 +88,13 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     rise = max(run.trajectory["loss"].diff().max() for run in tracked)
     yield between("largest rise of the loss between two records of any run", rise, high=0.0)
     error = tracked[0].trajectory["relative_error"].iloc[-1]
-    yield within("relative error after 200 updates from the published start", error, PUBLISHED, 1e-4)
+    yield within(
+        "relative error after 200 updates from the published start", error, PUBLISHED, 1e-4
+    )
     apart = max(
-        np.abs((run.matrices["C"] @ run.matrices["F"]).numpy() - _sklearn(run, run.config.steps)[0]).max()
+        np.abs(
+            (run.matrices["C"] @ run.matrices["F"]).numpy() - _sklearn(run, run.config.steps)[0]
+        ).max()
         for run in tracked
     )
     yield between("largest |entry of CF − scikit-learn's| of any run", apart, high=1e-8)
@@ -93,11 +107,23 @@ def figure(runs: pandas.DataFrame) -> Figure:
     tracked = _ordered(runs)
     axes = left.subplots()
     for run in reversed(tracked):
-        steps, error, first = run.trajectory["step"], run.trajectory["relative_error"], run is tracked[0]
+        steps, error, first = (
+            run.trajectory["step"],
+            run.trajectory["relative_error"],
+            run is tracked[0],
+        )
         label = "the published start" if first else "other draws" if run is tracked[1] else None
-        axes.plot(steps, error, color="tab:blue" if first else "0.75", linewidth=1.6 if first else 0.8, label=label)
+        axes.plot(
+            steps,
+            error,
+            color="tab:blue" if first else "0.75",
+            linewidth=1.6 if first else 0.8,
+            label=label,
+        )
     at = [1, 3, 10, 30, 100, tracked[0].config.steps]
-    axes.plot(at, [_sklearn(tracked[0], step)[1] for step in at], "k+", markersize=9, label="scikit-learn")
+    axes.plot(
+        at, [_sklearn(tracked[0], step)[1] for step in at], "k+", markersize=9, label="scikit-learn"
+    )
     axes.axhline(PUBLISHED, **THEORY, label=f"published after 200: {PUBLISHED}")
     axes.set(ylabel="‖D − CF‖ / ‖D‖", title="Multiplicative updates of the digits, k = 10")
     over_steps(axes)

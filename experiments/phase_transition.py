@@ -25,7 +25,9 @@ from mfgd import problem
 from mfgd.problem import Problem
 from mfgd.types import Count, Positive, Refused, Seed
 
-SWEEPS = {"phase_transition": ("problem.rank=4", "problem.ratio=1.5,3", "steps=500", "record.points=10")}
+SWEEPS = {
+    "phase_transition": ("problem.rank=4", "problem.ratio=1.5,3", "steps=500", "record.points=10")
+}
 PUBLISHED: dict[int, dict[float, float]] = {
     2: {1: 0, 1.5: 0, 2: 0, 3: 0.9, 4: 1, 5: 1},
     4: {1: 0, 1.5: 0.1, 2: 0.9, 3: 1, 4: 1, 5: 1},
@@ -61,7 +63,8 @@ def shares(runs: pandas.DataFrame) -> dict[int, dict[float, float]]:
     for rank, ratio, error in zip(*(runs[column].astype(float) for column in columns), strict=True):
         found.setdefault(int(rank), {}).setdefault(ratio, []).append(error < 1e-3)
     return {
-        rank: {ratio: sum(row[ratio]) / len(row[ratio]) for ratio in sorted(row)} for rank, row in sorted(found.items())
+        rank: {ratio: sum(row[ratio]) / len(row[ratio]) for ratio in sorted(row)}
+        for rank, row in sorted(found.items())
     }
 
 
@@ -72,7 +75,9 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     for rank, published in PUBLISHED.items():
         if rank in share and set(published) <= set(share[rank]):
             apart = max(abs(share[rank][ratio] - value) for ratio, value in published.items())
-            yield between(f"r = {rank}: largest |share − published| of {len(published)}", apart, high=NOISE)
+            yield between(
+                f"r = {rank}: largest |share − published| of {len(published)}", apart, high=NOISE
+            )
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
@@ -88,25 +93,51 @@ def figure(runs: pandas.DataFrame) -> Figure:
         middle = (ratios[1:] + ratios[:-1]) / 2
         edges = np.array([2 * ratios[0] - middle[0], *middle, 2 * ratios[-1] - middle[-1]])
         column = np.array(list(row.values()))[:, None]
-        cells = left.pcolormesh([rank - 0.5, rank + 0.5], rate(edges, rank), column, cmap="viridis", vmin=0, vmax=1)
+        cells = left.pcolormesh(
+            [rank - 0.5, rank + 0.5], rate(edges, rank), column, cmap="viridis", vmin=0, vmax=1
+        )
     canvas.colorbar(cells, ax=left, label="share of successes", pad=0.02)
     along = np.linspace(min(share) - 0.5, max(share) + 0.5, 100)
     for ratio, colour in ((1, "white"), (2, "black"), (3, "black")):
         left.plot(along, rate(ratio, along), **THEORY | {"color": colour})
         left.text(
-            along[-3], rate(ratio, along[-3]), f"N = {ratio} dof ", ha="right", va="bottom", color=colour, fontsize=8
+            along[-3],
+            rate(ratio, along[-3]),
+            f"N = {ratio} dof ",
+            ha="right",
+            va="bottom",
+            color=colour,
+            fontsize=8,
         )
     left.set_facecolor("0.92")  # no runs there
-    left.set(xlim=(along[0], along[-1]), ylim=(0, 1), xticks=list(share), xlabel="rank", ylabel="sampling rate N/n²")
+    left.set(
+        xlim=(along[0], along[-1]),
+        ylim=(0, 1),
+        xticks=list(share),
+        xlabel="rank",
+        ylabel="sampling rate N/n²",
+    )
     left.set_title(f"Completion of {n} × {n} matrices, {len(runs):,} runs")
     colours = matplotlib.colormaps["plasma"](np.linspace(0, 0.9, len(share)))
     for (rank, row), colour in zip(share.items(), colours, strict=True):
-        right.plot(list(row), list(row.values()), "o-", color=colour, markersize=3, linewidth=1.2, label=f"r = {rank}")
+        right.plot(
+            list(row),
+            list(row.values()),
+            "o-",
+            color=colour,
+            markersize=3,
+            linewidth=1.2,
+            label=f"r = {rank}",
+        )
     for rank, marker in ((2, "x"), (4, "+")):
         if rank in share:
             points = list(PUBLISHED[rank]), list(PUBLISHED[rank].values())
             right.plot(*points, marker, color="black", markersize=9, label=f"published, r = {rank}")
-    right.set(xlabel="N/dof", ylabel="share of successes", title="Low ranks need more entries per dimension")
+    right.set(
+        xlabel="N/dof",
+        ylabel="share of successes",
+        title="Low ranks need more entries per dimension",
+    )
     right.grid(alpha=0.3)
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return canvas

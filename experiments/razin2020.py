@@ -31,7 +31,10 @@ from mfgd.types import Factors, NonNegative, Positive
 SWEEPS = {"razin2020": ("tolerance=0.1,0.0316227766", "steps=6000", "record.points=250")}
 ROUNDING = {"float32": 1e-8, "float64": 1e-16}
 """By about what a number between √α and 1 is rounded."""
-PUBLISHED = {"float32": {1e-2: 6.76, 1e-3: 7.20, 1e-4: 7.23}, "float64": {1e-2: 6.93, 1e-3: 11.75, 1e-4: 11.79}}
+PUBLISHED = {
+    "float32": {1e-2: 6.76, 1e-3: 7.20, 1e-4: 7.23},
+    "float64": {1e-2: 6.93, 1e-3: 11.75, 1e-4: 11.79},
+}
 """dtype → ℓ → w."""
 
 
@@ -58,7 +61,9 @@ def ends(runs: pandas.DataFrame) -> pandas.DataFrame:
     trajectory. The relative error of a fit with loss ℓ is √ℓ.
     """
     lines = [_end(run) for run in loaded(runs)]
-    found = pandas.DataFrame(lines).sort_values(["loss", "goal"], ascending=False, ignore_index=True)
+    found = pandas.DataFrame(lines).sort_values(
+        ["loss", "goal"], ascending=False, ignore_index=True
+    )
     return found.drop_duplicates(["dtype", "apart", "loss"])  # runs that the budget ended are one
 
 
@@ -66,8 +71,14 @@ def _end(run: Run) -> dict[str, float | str]:
     C, F = (run.matrices[name].double() for name in ("C", "F"))
     W, config = C @ F, run.config
     loss = float((W[0, 1] - 1) ** 2 + (W[1, 0] - 1) ** 2 + W[1, 1] ** 2) / 2
-    determinant = float(torch.linalg.det(C) * torch.linalg.det(F))  # as a product it has the digits that W has lost
-    where = {"dtype": config.dtype, "apart": config.init.apart, "goal": round(config.tolerance**2, 9)}
+    determinant = float(
+        torch.linalg.det(C) * torch.linalg.det(F)
+    )  # as a product it has the digits that W has lost
+    where = {
+        "dtype": config.dtype,
+        "apart": config.init.apart,
+        "goal": round(config.tolerance**2, 9),
+    }
     return where | {"loss": loss, "w": float(W[0, 0]), "determinant": determinant}
 
 
@@ -78,7 +89,9 @@ def bound(loss: np.ndarray | pandas.Series) -> np.ndarray:
 
 def _at(found: pandas.DataFrame, dtype: str, apart: float, goal: float) -> float:
     """w at a loss, NaN where the run has not come down to it."""
-    same = found[(found["dtype"] == dtype) & (found["apart"] == apart) & np.isclose(found["goal"], goal)]
+    same = found[
+        (found["dtype"] == dtype) & (found["apart"] == apart) & np.isclose(found["goal"], goal)
+    ]
     return float(same["w"].iloc[0]) if len(same) and same["loss"].iloc[0] <= goal else math.nan
 
 
@@ -88,8 +101,12 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     least = (positive["w"].abs() - bound(positive["loss"])).min()
     yield between(f"least |w| − bound of {len(positive)} ends with det(CF) > 0", least, low=-1e-9)
     exact = found[found["apart"] == 0]
-    yield between("det(CF) where C = F = √α I at the start: least", exact["determinant"].min(), low=0.0)
-    yield within("w at ℓ = 1e-2, float64", _at(found, "float64", 0.0, 1e-2), PUBLISHED["float64"][1e-2], 0.1)
+    yield between(
+        "det(CF) where C = F = √α I at the start: least", exact["determinant"].min(), low=0.0
+    )
+    yield within(
+        "w at ℓ = 1e-2, float64", _at(found, "float64", 0.0, 1e-2), PUBLISHED["float64"][1e-2], 0.1
+    )
     same = [_at(found, dtype, 0.0, 1e-3) for dtype in ROUNDING]
     if not np.isnan(same).any():  # that takes 38,000 steps
         text = "C = F = √α I: float32 and float64 differ at ℓ = 1e-3 by"
@@ -115,16 +132,29 @@ def figure(runs: pandas.DataFrame) -> Figure:
         style = {"fillstyle": "none", "markersize": 8 if marker == "o" else 5}
         left.plot(same["loss"], same["w"], marker, color=colour, label=label, **style)
         longest = min(
-            (run for run in loaded(runs) if (run.config.dtype, run.config.init.apart) == (dtype, apart)),
+            (
+                run
+                for run in loaded(runs)
+                if (run.config.dtype, run.config.init.apart) == (dtype, apart)
+            ),
             key=lambda run: run.config.tolerance,
         )
         line = (0, (4, 3)) if marker == "x" else "-"
-        right.plot(longest.trajectory["step"], longest.trajectory["loss"], color=colour, linestyle=line)
+        right.plot(
+            longest.trajectory["step"], longest.trajectory["loss"], color=colour, linestyle=line
+        )
     along = np.geomspace(min(2e-5, found["loss"].min()), 0.3, 200)
     left.plot(along, bound(along), **THEORY, label="bound while det(CF) > 0")
     for dtype, marker in (("float32", "^"), ("float64", "v")):
         points = PUBLISHED[dtype]
-        left.plot(points.keys(), points.values(), marker, color="black", markersize=6, label=f"published, {dtype}")
+        left.plot(
+            points.keys(),
+            points.values(),
+            marker,
+            color="black",
+            markersize=6,
+            label=f"published, {dtype}",
+        )
     left.set(
         xscale="log",
         yscale="log",

@@ -53,16 +53,22 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     for fast, slow in pairwise(deviations):
         if fast / slow == 2:
             ratio = deviations[fast] / deviations[slow]
-            yield within(f"largest deviation/s at lr = {fast:g} over that at {slow:g}", ratio, 2.0, 0.05)
+            yield within(
+                f"largest deviation/s at lr = {fast:g} over that at {slow:g}", ratio, 2.0, 0.05
+            )
     least, run = list(tracked.items())[-1]
     yield between(f"largest deviation/s at lr = {least:g}", deviations[least], high=5e-3)
     halves = runs.set_index("params.lr").loc[str(least)].to_dict()
     for i, s in enumerate(run.config.problem.spectrum, 1):
         half = math.log(s / run.config.init.a0 - 1) / (2 * s)
-        yield within(f"s = {s:g}: half learnt at t", least * halves[f"metrics.half_time.{i}"], half, 3e-3)
+        yield within(
+            f"s = {s:g}: half learnt at t", least * halves[f"metrics.half_time.{i}"], half, 3e-3
+        )
     worst = max(off_modes(run) for run in tracked.values())
     yield between("largest entry of UᵀCFV off its diagonal in the end", worst, high=1e-12)
-    angles = max(run.trajectory[["angle.left", "angle.right"]].to_numpy().max() for run in tracked.values())
+    angles = max(
+        run.trajectory[["angle.left", "angle.right"]].to_numpy().max() for run in tracked.values()
+    )
     yield between("largest angle to D's singular subspaces at any record", angles, high=1e-12)
 
 
@@ -75,7 +81,10 @@ def deviation(run: Run) -> float:
     """The largest |mode − flow|/s over modes and records."""
     t = run.config.lr * run.trajectory["step"].to_numpy()
     modes = enumerate(run.config.problem.spectrum, 1)
-    return max(float(np.abs(run.trajectory[f"mode.{i}"] - flow(t, s, run.config.init.a0)).max()) / s for i, s in modes)
+    return max(
+        float(np.abs(run.trajectory[f"mode.{i}"] - flow(t, s, run.config.init.a0)).max()) / s
+        for i, s in modes
+    )
 
 
 def off_modes(run: Run) -> float:
@@ -96,7 +105,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
     for i, s in enumerate(run.config.problem.spectrum, 1):
         shown = t <= fine[-1]
         left.plot(
-            t[shown], run.trajectory[f"mode.{i}"][shown], "o", markersize=3.5, color=f"C{i - 1}", label=f"s = {s:g}"
+            t[shown],
+            run.trajectory[f"mode.{i}"][shown],
+            "o",
+            markersize=3.5,
+            color=f"C{i - 1}",
+            label=f"s = {s:g}",
         )
         left.plot(fine, flow(fine, s, a0), **THEORY)
         half = math.log(s / a0 - 1) / (2 * s)
@@ -106,13 +120,22 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left.set(xlabel="t = lr · step", ylabel=r"mode $u_i^T CF v_i$", xlim=(0, fine[-1]))
     left.set_title(f"Each singular value along its sigmoid (lr = {run.config.lr:g})")
     rates = list(tracked)
-    right.loglog(rates, [deviation(run) for run in tracked.values()], "o", color="C0", label="measured")
+    right.loglog(
+        rates, [deviation(run) for run in tracked.values()], "o", color="C0", label="measured"
+    )
     right.plot(list(PUBLISHED), list(PUBLISHED.values()), "kx", markersize=9, label="published")
     line = np.array([min(rates) / 1.3, max(rates) * 1.3])
     right.plot(line, line * PUBLISHED[0.01] / 0.01, **THEORY, label="proportional to lr")
-    right.set(xlabel="lr", ylabel="largest |mode − flow| / s", title="Steps of finite length leave the flow by O(lr)")
+    right.set(
+        xlabel="lr",
+        ylabel="largest |mode − flow| / s",
+        title="Steps of finite length leave the flow by O(lr)",
+    )
     right.set(xticks=rates, xticklabels=[f"{lr:g}" for lr in rates])
-    right.set(yticks=list(PUBLISHED.values()), yticklabels=[f"{value:.2g}" for value in PUBLISHED.values()])
+    right.set(
+        yticks=list(PUBLISHED.values()),
+        yticklabels=[f"{value:.2g}" for value in PUBLISHED.values()],
+    )
     right.minorticks_off()
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -28,7 +28,11 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
         sigma = torch.linalg.svdvals(C @ F)
         expected = (torch.linalg.svdvals(D) - penalty).clamp(min=0)
         expected[k:] = 0
-        yield between(f"k = {k}: largest |σ_i(CF) − max(σ_i − λ, 0)|", float((sigma - expected).abs().max()), high=1e-8)
+        yield between(
+            f"k = {k}: largest |σ_i(CF) − max(σ_i − λ, 0)|",
+            float((sigma - expected).abs().max()),
+            high=1e-8,
+        )
         gap = (C.square().sum() + F.square().sum()) / 2 - sigma.sum()
         yield between(f"k = {k}: | ½(‖C‖² + ‖F‖²) − ‖CF‖_* |", float(gap.abs()), high=1e-8)
 
@@ -37,18 +41,35 @@ def figure(runs: pandas.DataFrame) -> Figure:
     canvas = Figure(figsize=(10, 3.8), layout="constrained", dpi=110)
     left, right = canvas.subplots(1, 2)
     tracked = sorted(loaded(runs), key=lambda run: run.config.rank)
-    target, penalty = torch.linalg.svdvals(tracked[0].matrices["D"]).numpy(), tracked[0].config.loss.penalty
+    target, penalty = (
+        torch.linalg.svdvals(tracked[0].matrices["D"]).numpy(),
+        tracked[0].config.loss.penalty,
+    )
     along = np.linspace(0, target[0], 100)
-    for run, marker, colour in zip(tracked, "sox", ("tab:orange", "tab:blue", "tab:green"), strict=True):
+    for run, marker, colour in zip(
+        tracked, "sox", ("tab:orange", "tab:blue", "tab:green"), strict=True
+    ):
         k = run.config.rank
         sigma = torch.linalg.svdvals(run.matrices["C"] @ run.matrices["F"]).numpy()[:k]
-        left.plot(target[:k], sigma, marker, color=colour, fillstyle="none", markersize=5 + 10 / k, label=f"k = {k}")
+        left.plot(
+            target[:k],
+            sigma,
+            marker,
+            color=colour,
+            fillstyle="none",
+            markersize=5 + 10 / k,
+            label=f"k = {k}",
+        )
         nuclear = run.trajectory["nuclear_norm"]
         right.plot(run.trajectory["step"], nuclear, color=colour, label=f"k = {k}")
-        right.axhline(np.maximum(target[:k] - penalty, 0).sum(), color="black", linestyle="--", linewidth=1)
+        right.axhline(
+            np.maximum(target[:k] - penalty, 0).sum(), color="black", linestyle="--", linewidth=1
+        )
     left.plot(along, np.maximum(along - penalty, 0), "k--", linewidth=1, label="max(σ − λ, 0)")
     left.set(
-        xlabel="singular value of D", ylabel="singular value of CF", title="Soft-thresholded at λ = 2, up to rank k"
+        xlabel="singular value of D",
+        ylabel="singular value of CF",
+        title="Soft-thresholded at λ = 2, up to rank k",
     )
     right.set(ylabel=r"$\|CF\|_*$", title="Nuclear norm, and that of the minimizer (dashed)")
     over_steps(right)

@@ -40,18 +40,28 @@ PUBLISHED = {"scaled_gd": {1: 76, 5: 75, 10: 77, 20: 78}, "gd": {1: 76, 5: 296, 
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    completion, rates, large = (by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS)
+    completion, rates, large = (
+        by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
+    )
     for name, method in METHODS.items():
         for kappa, tracked in rates[name].items():
             (run,) = tracked
             expected = 1 - run.config.lr / (1 if name == "scaled_gd" else kappa)
             yield within(
-                f"every entry observed, {method}, κ = {kappa:g}: contraction", contraction(run), expected, 1e-3
+                f"every entry observed, {method}, κ = {kappa:g}: contraction",
+                contraction(run),
+                expected,
+                1e-3,
             )
     scaled, plain = completion["scaled_gd"], completion["gd"]
     for text, ratios, low, high in (
         ("ScaledGD: steps at κ = 20 over κ = 1", ratio(scaled, 20, 1), -math.inf, 1.15),
-        ("ScaledGD: of them those from 10⁻⁵ to 10⁻¹⁰", ratio(scaled, 20, 1, since=1e-5), -math.inf, 1.15),
+        (
+            "ScaledGD: of them those from 10⁻⁵ to 10⁻¹⁰",
+            ratio(scaled, 20, 1, since=1e-5),
+            -math.inf,
+            1.15,
+        ),
         ("GD: steps at κ = 20 over κ = 5", ratio(plain, 20, 5), 3.3, 4.6),
     ):
         count = f"median of {len(ratios)} draws" if len(ratios) > 1 else "one draw"
@@ -72,7 +82,9 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
 def by_method(runs: pandas.DataFrame) -> dict[str, dict[float, list[Run]]]:
     """Method → κ → the runs of all draws, by their seed."""
     found: dict[str, dict[float, list[Run]]] = {name: {} for name in METHODS}
-    for run in sorted(loaded(runs), key=lambda run: (run.config.problem.condition, run.config.problem.seed)):
+    for run in sorted(
+        loaded(runs), key=lambda run: (run.config.problem.condition, run.config.problem.seed)
+    ):
         name = run.config.optimizer._target_.rpartition(".")[2]
         found[name].setdefault(run.config.problem.condition, []).append(run)
     return found
@@ -90,13 +102,20 @@ def steps(run: Run, since: float = math.inf) -> float:
     return math.inf if math.isnan(end) else end - begin
 
 
-def ratio(tracked: dict[float, list[Run]], above: float, below: float, since: float = math.inf) -> list[float]:
+def ratio(
+    tracked: dict[float, list[Run]], above: float, below: float, since: float = math.inf
+) -> list[float]:
     """How many times as many steps one κ takes as another, draw by draw."""
-    return [steps(a, since) / steps(b, since) for a, b in zip(tracked[above], tracked[below], strict=True)]
+    return [
+        steps(a, since) / steps(b, since)
+        for a, b in zip(tracked[above], tracked[below], strict=True)
+    ]
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
-    completion, rates, large = (by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS)
+    completion, rates, large = (
+        by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
+    )
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
     marks = {"scaled_gd": ("-", "o"), "gd": (":", "s")}
@@ -127,13 +146,29 @@ def figure(runs: pandas.DataFrame) -> Figure:
     kappas = np.array(list(completion["gd"]))
     middle.axhspan(75, 95, color="0.85", label="ScaledGD as published, another draw")
     middle.plot(kappas, 80 * kappas, **THEORY, label="proportional to κ")
-    middle.set(xscale="log", yscale="log", xlabel="κ", ylabel="steps", title="Steps to a relative error of 10⁻¹⁰")
+    middle.set(
+        xscale="log",
+        yscale="log",
+        xlabel="κ",
+        ylabel="steps",
+        title="Steps to a relative error of 10⁻¹⁰",
+    )
     middle.minorticks_off()
     middle.set(xticks=kappas, xticklabels=[f"{kappa:g}" for kappa in kappas])
     for name, method in METHODS.items():
         for kappa, (run,) in rates[name].items():
-            curve, label = (run.trajectory["step"], run.trajectory["contraction"]), f"{method}, κ = {kappa:g}"
-            right.plot(*curve, "".join(marks[name]), color=colours[kappa], fillstyle="none", markersize=4, label=label)
+            curve, label = (
+                (run.trajectory["step"], run.trajectory["contraction"]),
+                f"{method}, κ = {kappa:g}",
+            )
+            right.plot(
+                *curve,
+                "".join(marks[name]),
+                color=colours[kappa],
+                fillstyle="none",
+                markersize=4,
+                label=label,
+            )
             right.axhline(1 - run.config.lr / (1 if name == "scaled_gd" else kappa), **THEORY)
     right.set(xscale="log", xlabel="step", ylabel="contraction per step", ylim=(0.4, 1.05))
     right.set_title("Every entry observed")

@@ -45,7 +45,13 @@ PLAIN: dict[float, float] = {1: 4.7e-9, 5: 2.0e-5, 20: 7.8e-4}
 
 
 def corrupted(
-    *, n: Count, rank: Count, condition: Positive, outliers: Share, outlier_scale: Positive, seed: Seed
+    *,
+    n: Count,
+    rank: Count,
+    condition: Positive,
+    outliers: Share,
+    outlier_scale: Positive,
+    seed: Seed,
 ) -> Problem:
     """X = U diag(σ) Vᵀ, n × n, σ linear from 1 to 1/condition, with outliers in place of some of its entries.
 
@@ -102,7 +108,9 @@ def _all(text: str, runs: list[Run], holds: Callable[[Run], bool]) -> Claim:
 
 def _drawn(run: Run) -> tuple[Tensor, Tensor]:
     """D and X of a run."""
-    drawn = corrupted(**{str(key): value for key, value in run.config.problem.items() if key != "_target_"})
+    drawn = corrupted(
+        **{str(key): value for key, value in run.config.problem.items() if key != "_target_"}
+    )
     assert isinstance(drawn.truth, Tensor)
     return drawn.D, drawn.truth
 
@@ -141,19 +149,28 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     for kappa, same in plain.items():
         if len(same) > 1:
             ends = [_error_at(run, run.config.steps) for run in same]
-            yield _among(f"plain, κ = {kappa:g}: relative error after 3000 steps", PLAIN[kappa], ends, "{:.2g}")
+            yield _among(
+                f"plain, κ = {kappa:g}: relative error after 3000 steps",
+                PLAIN[kappa],
+                ends,
+                "{:.2g}",
+            )
     gains = [_one_line(run) for run in scaled[20]]
     text = "κ = 20: loss of X without σ₅ and with one row or column of D, over f*, largest of all draws"
     yield between(text, max(gains), high=1.0)
     errors = [_svd_error(run) for same in scaled.values() for run in same]
-    yield between("least relative error of D's best rank-5 matrix, of all draws", min(errors), low=1.0)
+    yield between(
+        "least relative error of D's best rank-5 matrix, of all draws", min(errors), low=1.0
+    )
 
 
 def _among(text: str, published: float, values: list[float], form: str) -> Claim:
     """The published number is of another draw: claims that it is among those that our draws give."""
     low, high = np.nanmin(values), np.nanmax(values)
     never = int(np.isnan(values).sum())
-    got = f"{form.format(low)} to {form.format(high)}, {len(values)} draws" + (f" ({never} never)" if never else "")
+    got = f"{form.format(low)} to {form.format(high)}, {len(values)} draws" + (
+        f" ({never} never)" if never else ""
+    )
     return Claim(text, f"{form.format(published)} among", got, low <= published <= high)
 
 
@@ -170,15 +187,36 @@ def figure(runs: pandas.DataFrame) -> Figure:
                 axes.plot(*curve, color=colours[kappa], linewidth=1, alpha=0.8, label=label)
             published = (REACHED[kappa], 1e-6) if metric == "scaled" else (3000, PLAIN[kappa])
             axes.plot(
-                *published, "X", color=colours[kappa], markeredgecolor="black", markersize=9, clip_on=False, zorder=3
+                *published,
+                "X",
+                color=colours[kappa],
+                markeredgecolor="black",
+                markersize=9,
+                clip_on=False,
+                zorder=3,
             )
-        axes.plot([], [], "X", color="white", markeredgecolor="black", markersize=9, label="published, one draw")
+        axes.plot(
+            [],
+            [],
+            "X",
+            color="white",
+            markeredgecolor="black",
+            markersize=9,
+            label="published, one draw",
+        )
         axes.axhline(1e-5, **THEORY)
         axes.set(yscale="log", ylim=(1e-12, 2), xlim=(0, 3000), xlabel="step", title=title)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="lower left")
     lost = sum(_error_at(run, run.config.steps) > 0.1 for run in _by_metric(runs, "scaled")[20])
     if lost:
-        panels[0].text(2950, 0.25, f"{lost} draws end elsewhere, with the loss of X", ha="right", va="top", fontsize=8)
+        panels[0].text(
+            2950,
+            0.25,
+            f"{lost} draws end elsewhere, with the loss of X",
+            ha="right",
+            va="top",
+            fontsize=8,
+        )
     panels[0].set_ylabel("‖CF − X‖ / ‖X‖")
     return canvas

@@ -22,13 +22,17 @@ OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 class BatchLauncher(Launcher):
     """Calls the task function once for a multirun, with its jobs as a stream of (config, hydra node)."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
         self.composer = Composer(hydra_context.config_loader)
         # The sweeper composes every job too, to see that it is legal, and does so through this context.
         hydra_context.config_loader = self.composer.for_checks()  # type: ignore[assignment]
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         """A return per job, in order; its value is what the task function gave for that job."""
         setup_globals()
         instance, callbacks = HydraConfig.instance(), self.context.callbacks
@@ -48,7 +52,9 @@ class BatchLauncher(Launcher):
             for (number, overrides), value in zip(numbered, values, strict=True):
                 returns.append(_Return(value, partial(self.compose, number, overrides)))
                 if callbacks.callbacks:
-                    callbacks.on_job_end(config=self.compose(number, overrides), job_return=returns[-1])
+                    callbacks.on_job_end(
+                        config=self.compose(number, overrides), job_return=returns[-1]
+                    )
             return returns
         finally:
             instance.cfg = before
@@ -78,12 +84,16 @@ class _Return(JobReturn):
 
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]
-        return OmegaConf.masked_copy(config := self._compose(), [str(key) for key in config if key != "hydra"])
+        return OmegaConf.masked_copy(
+            config := self._compose(), [str(key) for key in config if key != "hydra"]
+        )
 
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         config = self._compose()
-        assign(config, OUTPUT_DIR, config.hydra.runtime.output_dir)  # resolved while all that it may name is there
+        assign(
+            config, OUTPUT_DIR, config.hydra.runtime.output_dir
+        )  # resolved while all that it may name is there
         return OmegaConf.masked_copy(config, "hydra")
 
 
@@ -99,4 +109,6 @@ class BatchLauncherConf:
 
 
 OmegaConf.register_new_resolver("mfgd.folder", _folder, replace=True)
-ConfigStore.instance().store(group="hydra/launcher", name="batch", node=BatchLauncherConf, provider="mfgd")
+ConfigStore.instance().store(
+    group="hydra/launcher", name="batch", node=BatchLauncherConf, provider="mfgd"
+)

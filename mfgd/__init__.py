@@ -34,7 +34,18 @@ This package imports neither Hydra nor MLflow; `load_run` and `load_runs` bring 
 
 from typing import Any
 
-from mfgd import descent, init, loss, metrics, objective, optimizer, oracles, problem, record, schedule
+from mfgd import (
+    descent,
+    init,
+    loss,
+    metrics,
+    objective,
+    optimizer,
+    oracles,
+    problem,
+    record,
+    schedule,
+)
 from mfgd.descent import State
 from mfgd.objective import Objective
 from mfgd.problem import Problem

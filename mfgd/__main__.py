@@ -44,7 +44,9 @@ class Session:
         _announce(points)
         losses: dict[int, float] = {}
         pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
-        with tqdm(total=len(points), unit="run", mininterval=pace, disable=len(points) == 1) as progress:
+        with tqdm(
+            total=len(points), unit="run", mininterval=pace, disable=len(points) == 1
+        ) as progress:
 
             def report(done: Done) -> None:
                 losses[done.position] = done.final_loss
@@ -52,10 +54,14 @@ class Session:
                 progress.update()
 
             try:
-                perform_all([[(i, points[i]) for i in batch] for batch in batches], store, report, workers)
+                perform_all(
+                    [[(i, points[i]) for i in batch] for batch in batches], store, report, workers
+                )
             finally:
                 self.unfinished = [point for i, point in enumerate(points) if i not in losses]
-        return losses[0] if isinstance(given, DictConfig) else [losses[i] for i in range(len(points))]
+        return (
+            losses[0] if isinstance(given, DictConfig) else [losses[i] for i in range(len(points))]
+        )
 
     def open(self, points: Sequence[config.Point]) -> Store:
         """The store of this session, opened, and with a parent run if this is a sweep."""
@@ -81,7 +87,9 @@ class Session:
         if self.store is None:
             return
         if self.store.parent:
-            runs = self.store.finish(status or ("FAILED" if self.failures else "FINISHED"), self.unfinished)
+            runs = self.store.finish(
+                status or ("FAILED" if self.failures else "FINISHED"), self.unfinished
+            )
         else:
             runs = self.store.runs([done.run_id for done in self.done])
         if len(runs):
@@ -89,7 +97,9 @@ class Session:
         if self.failures:
             print(f"{self.failures} of {len(runs)} runs FAILED; their traceback.txt says why")
         if self.unfinished and self.store.parent:
-            print(f"{len(self.unfinished)} runs were not done; unfinished.txt of the sweep's own run lists them")
+            print(
+                f"{len(self.unfinished)} runs were not done; unfinished.txt of the sweep's own run lists them"
+            )
         print(f"compare in the browser:  {self.store.ui}")
 
 
@@ -98,7 +108,10 @@ def _announce(points: Sequence[config.Point]) -> None:
     if beyond:
         rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
         what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
-        print(f"mfgd: {what}, the rate up to which gradient descent can converge to a minimum", file=sys.stderr)
+        print(
+            f"mfgd: {what}, the rate up to which gradient descent can converge to a minimum",
+            file=sys.stderr,
+        )
 
 
 def prepare() -> None:
@@ -122,7 +135,9 @@ def carry_out() -> Session:
     session, status = Session(), None
     try:
         with config.refusals():
-            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(session.run)()
+            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(
+                session.run
+            )()
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if status == "KILLED":

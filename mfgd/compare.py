@@ -32,7 +32,11 @@ def best(runs: pandas.DataFrame, by: str = "metrics.final_relative_error") -> pa
 
     if by not in runs:
         return runs
-    key = pandas.to_numeric(runs[by], errors="coerce") if by.startswith(("metrics.", "params.")) else runs[by]
+    key = (
+        pandas.to_numeric(runs[by], errors="coerce")
+        if by.startswith(("metrics.", "params."))
+        else runs[by]
+    )
     if key.isna().all():
         key = runs[by]
     elif by.startswith("metrics."):
@@ -59,10 +63,19 @@ def table(runs: pandas.DataFrame, top: int = 10) -> str:
     columns = dict(list(COLUMNS.items())[:4]) | extra | dict(list(COLUMNS.items())[4:])
     if shown.get("metrics.heldout_error", empty).isna().all():
         del columns["held out"]
-    cells = {title: [_cell(value) for value in shown.get(name, empty)] for title, name in columns.items()}
-    widths = {title: max(len(title), *map(len, column)) for title, column in cells.items()} if len(shown) else {}
+    cells = {
+        title: [_cell(value) for value in shown.get(name, empty)] for title, name in columns.items()
+    }
+    widths = (
+        {title: max(len(title), *map(len, column)) for title, column in cells.items()}
+        if len(shown)
+        else {}
+    )
     lines = ["  ".join(title.ljust(widths[title]) for title in widths)]
-    lines += ["  ".join(cells[title][i].ljust(widths[title]) for title in widths) for i in range(len(shown))]
+    lines += [
+        "  ".join(cells[title][i].ljust(widths[title]) for title in widths)
+        for i in range(len(shown))
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -79,14 +92,31 @@ def main() -> None:
     from mfgd import plots, tracking
     from mfgd.types import Refused
 
-    parser = argparse.ArgumentParser(prog="mfgd-compare", description="Compares tracked runs, best first.")
-    parser.add_argument("runs", nargs="*", metavar="RUN_ID", help="these runs, or the children of these sweeps")
+    parser = argparse.ArgumentParser(
+        prog="mfgd-compare", description="Compares tracked runs, best first."
+    )
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN_ID", help="these runs, or the children of these sweeps"
+    )
     parser.add_argument("--experiment", default="mfgd", help="MLflow experiment (default: mfgd)")
-    parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
-    parser.add_argument("--sort", default="metrics.final_relative_error", metavar="COLUMN", help="metrics.*, params.*")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many lines (default: 10)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all columns of all these runs")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the overview of these runs")
+    parser.add_argument(
+        "--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument(
+        "--sort",
+        default="metrics.final_relative_error",
+        metavar="COLUMN",
+        help="metrics.*, params.*",
+    )
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="how many lines (default: 10)"
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write all columns of all these runs"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw the overview of these runs"
+    )
     options = parser.parse_args()
     with config.refusals():
         runs = tracking.load_runs(experiment=options.experiment, uri=options.uri)
@@ -100,7 +130,9 @@ def main() -> None:
         if not len(runs):
             raise Refused(f"experiment {options.experiment}: no runs in it")
         if options.sort not in runs:
-            raise Refused(f"--sort={options.sort}: no such column; allowed are {', '.join(sorted(runs.columns))}")
+            raise Refused(
+                f"--sort={options.sort}: no such column; allowed are {', '.join(sorted(runs.columns))}"
+            )
         runs = best(runs, options.sort)
         print(table(runs, options.top))
         if options.csv:

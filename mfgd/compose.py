@@ -33,13 +33,20 @@ class Composer:
     def for_checks(self) -> Composer:
         """One whose configs hold until its next: for a sweeper, which composes each job to see that it is legal."""
         twin = Composer(self._loader)
-        twin._lines, twin._apart, twin._bases, twin._used = self._lines, self._apart, self._bases, {}
+        twin._lines, twin._apart, twin._bases, twin._used = (
+            self._lines,
+            self._apart,
+            self._bases,
+            {},
+        )
         return twin
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
         """A job's config, as Hydra's loader gives it."""
         lines = [self._line(text) for text in sweep_overrides]
         keys = tuple(line.key for line in lines if line.sets)
@@ -50,7 +57,10 @@ class Composer:
         rest = tuple(line.text for line in lines if not line.plain)
         if rest not in self._bases:
             base = self._loader.load_sweep_config(master_config, list(rest))
-            self._bases[rest] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL), base.hydra.job.config.override_dirname
+            self._bases[rest] = (
+                pickle.dumps(base, pickle.HIGHEST_PROTOCOL),
+                base.hydra.job.config.override_dirname,
+            )
         pickled, names = self._bases[rest]
         config: DictConfig = (self._used or {}).get((rest, keys)) or pickle.loads(pickled)
         if self._used is not None:
@@ -60,9 +70,14 @@ class Composer:
                 ConfigLoaderImpl._apply_overrides_to_config([line.override], config)
         of_task = [line.override for line in lines if not line.override.is_hydra_override()]
         task: Any = config._content["hydra"]._content["overrides"]._content["task"]  # type: ignore[index, union-attr]
-        task._content[:] = [StringNode(o.input_line, i, task, is_optional=False) for i, o in enumerate(of_task)]
+        task._content[:] = [
+            StringNode(o.input_line, i, task, is_optional=False) for i, o in enumerate(of_task)
+        ]
         dirname = get_overrides_dirname(
-            overrides=of_task, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
+            overrides=of_task,
+            kv_sep=names.kv_sep,
+            item_sep=names.item_sep,
+            exclude_keys=names.exclude_keys,
         )
         assign(config, ("hydra", "job", "override_dirname"), dirname)
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
@@ -73,7 +88,9 @@ class Composer:
             override = self._parser.parse_override(text)
             groups: Any = self._loader
             # A dictionary given to a group's name sets keys, and chooses no option.
-            chooses = not isinstance(override.value(), dict) and groups.repository.group_exists(override.key_or_group)
+            chooses = not isinstance(override.value(), dict) and groups.repository.group_exists(
+                override.key_or_group
+            )
             plain = (
                 not chooses
                 and override.type is OverrideType.CHANGE
@@ -83,7 +100,9 @@ class Composer:
                 and _plain(override.value())
             )
             key, value = override.key_or_group, override.value()
-            self._lines[text] = _Line(text, override, key, tuple(key.split(".")), value, not chooses, plain)
+            self._lines[text] = _Line(
+                text, override, key, tuple(key.split(".")), value, not chooses, plain
+            )
         return self._lines[text]
 
 

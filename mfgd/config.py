@@ -34,7 +34,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed
 
 # An installed package carries conf/ inside; a checkout has it beside.
-CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
+CONF = next(
+    p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir()
+)
 GROUPS = ("problem", "init", "loss", "optimizer", "schedule", "record", "tracking")
 
 
@@ -114,11 +116,15 @@ class Point:
     def resolved(self) -> dict[str, Any]:
         """The config as composed and resolved, without the address where it is tracked: that may hold a password."""
         values: dict[str, Any] = {key: getattr(self, key) for key in Scalars.model_fields}
-        values |= {"lr": list(self.lr) if len(self.lr) > 1 else self.lr[0], "dtype": str(self.dtype)[len("torch.") :]}
+        values |= {
+            "lr": list(self.lr) if len(self.lr) > 1 else self.lr[0],
+            "dtype": str(self.dtype)[len("torch.") :],
+        }
         for group in GROUPS:
             component: Component = getattr(self, group)
             values[group] = {"_target_": component.target} | {
-                key: list(value) if isinstance(value, tuple) else value for key, value in component.items
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in component.items
             }
         del values["tracking"]["uri"]
         return values
@@ -156,12 +162,16 @@ def read(config: DictConfig, hydra: DictConfig) -> Point:
         Refused: naming the key, the value and what is allowed.
     """
     content = {str(key): _plain(config[key]) for key in config if key != "hydra"}
-    scalars = _checked(Scalars, {key: value for key, value in content.items() if key not in GROUPS}, "")
+    scalars = _checked(
+        Scalars, {key: value for key, value in content.items() if key not in GROUPS}, ""
+    )
     if scalars["device"] not in _devices():
         raise Refused(f"device={scalars['device']}: allowed here are {', '.join(_devices())}")
     options: Mapping[str, str | None] = hydra.runtime.choices
     lr = scalars.pop("lr")
-    components: dict[str, Any] = {group: _component(group, content.get(group), options.get(group)) for group in GROUPS}
+    components: dict[str, Any] = {
+        group: _component(group, content.get(group), options.get(group)) for group in GROUPS
+    }
     return Point(
         **scalars | {"dtype": getattr(torch, scalars["dtype"])},
         lr=tuple(lr) if isinstance(lr, list) else (lr,),
@@ -172,7 +182,11 @@ def read(config: DictConfig, hydra: DictConfig) -> Point:
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+    return (
+        OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(value)
+        else value
+    )
 
 
 @cache
@@ -194,18 +208,26 @@ _SHARED: dict[tuple[str, str | None, str], Component] = {}
 
 def _checked_component(group: str, node: Any, option: str | None) -> Component:
     if not isinstance(node, dict) or "_target_" not in node:
-        raise Refused(f"{group}={'null' if node is None else node}: allowed are {', '.join(_options(group))}")
+        raise Refused(
+            f"{group}={'null' if node is None else node}: allowed are {', '.join(_options(group))}"
+        )
     target = node["_target_"]
     try:
         function = resolve_name(target)
     except Exception as error:  # importing runs a user's file, where anything can go wrong
-        raise Refused(f"{group}._target_={target}: {error!r}; allowed is the dotted path of a function") from None
+        raise Refused(
+            f"{group}._target_={target}: {error!r}; allowed is the dotted path of a function"
+        ) from None
     if not callable(function):
-        raise Refused(f"{group}._target_={target}: not a function; allowed is the dotted path of one")
+        raise Refused(
+            f"{group}._target_={target}: not a function; allowed is the dotted path of one"
+        )
     own = getattr(import_module(f"mfgd.{group}"), option or "", None)
     given = {key: value for key, value in node.items() if key != "_target_"}
     values = _checked(_schema(function, own, tuple(given)), given, f"{group}.")
-    items = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in values.items())
+    items = tuple(
+        (key, tuple(value) if isinstance(value, list) else value) for key, value in values.items()
+    )
     return Component(option if option and own is function else target, target, function, items)
 
 
@@ -214,7 +236,9 @@ def _found(name: str, target: str, items: tuple[tuple[str, Any], ...]) -> Compon
 
 
 @cache
-def _schema(function: Callable[..., Any], own: Callable[..., Any] | None, given: tuple[str, ...]) -> type[BaseModel]:
+def _schema(
+    function: Callable[..., Any], own: Callable[..., Any] | None, given: tuple[str, ...]
+) -> type[BaseModel]:
     """What a function takes, as its annotations say."""
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
@@ -235,14 +259,24 @@ def _checked(model: type[BaseModel], values: dict[str, Any], prefix: str) -> dic
         checked = model.model_validate(values)
     except ValidationError as errors:
         # Of a union the last branch is the list.
-        error = errors.errors()[-1 if any(isinstance(e["input"], list) for e in errors.errors()) else 0]
+        error = errors.errors()[
+            -1 if any(isinstance(e["input"], list) for e in errors.errors()) else 0
+        ]
         key = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
-            raise Refused(f"{prefix}{key}={values[key]}: no such key; allowed are {_listed(model)}") from None
+            raise Refused(
+                f"{prefix}{key}={values[key]}: no such key; allowed are {_listed(model)}"
+            ) from None
         if error["type"] == "missing":
             raise Refused(f"{prefix}{key}: has no value; needed are {_listed(model)}") from None
-        message = error["msg"].replace("Input should be", "allowed is").replace("a valid integer", "an integer")
-        message = message.replace("a valid ", "a ").replace("List should have", "allowed is a list of")
+        message = (
+            error["msg"]
+            .replace("Input should be", "allowed is")
+            .replace("a valid integer", "an integer")
+        )
+        message = message.replace("a valid ", "a ").replace(
+            "List should have", "allowed is a list of"
+        )
         raise Refused(f"{prefix}{key}={values[key]}: {message}") from None
     return {key: getattr(checked, key) for key in model.model_fields}
 
@@ -269,7 +303,9 @@ def _keys(group: str) -> list[str]:
         return []
     if not group:
         return [*Scalars.model_fields, *GROUPS, "experiment"]
-    chosen = next((arg.partition("=")[2] for arg in sys.argv[1:] if arg.startswith(f"{group}=")), "*")
+    chosen = next(
+        (arg.partition("=")[2] for arg in sys.argv[1:] if arg.startswith(f"{group}=")), "*"
+    )
     paths = list((CONF / group).glob(f"{chosen}.yaml")) or (CONF / group).glob("*.yaml")
     return sorted({key for path in paths for key in OmegaConf.load(path)} - {"_target_"})  # type: ignore
 
@@ -301,7 +337,10 @@ def explain(error: Exception) -> str:
         allowed = ", ".join(f"{parent}.{key}" if parent else key for key in _keys(parent)) or "none"
         return f"{given}: no such key; allowed are {allowed}"
     if "Config group override" in text:
-        group = next((arg.partition("=")[0] for arg in sys.argv[1:] if arg.partition("=")[0] in GROUPS), "group")
+        group = next(
+            (arg.partition("=")[0] for arg in sys.argv[1:] if arg.partition("=")[0] in GROUPS),
+            "group",
+        )
         return f"{group}=null: allowed are {', '.join(_options(group))}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; allowed is {error.full_key}=VALUE"

@@ -86,7 +86,8 @@ def descent(
                 step += 1
             running = outcome == RUNNING
             held = factors = tuple(
-                torch.where(running[..., None, None], new, old) for new, old in zip(factors, held, strict=True)
+                torch.where(running[..., None, None], new, old)
+                for new, old in zip(factors, held, strict=True)
             )
             loss = objective.value(factors)
             state = State(step, factors, loss, outcome)

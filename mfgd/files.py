@@ -40,9 +40,13 @@ def matrix(data: Any, source: str) -> Tensor:
     if D.ndim != 2:
         raise Refused(f"{source}: an array of shape {tuple(D.shape)}; allowed is a matrix (n, m)")
     if D.numel() == 0:
-        raise Refused(f"{source}: an empty matrix of shape {tuple(D.shape)}; allowed is at least one entry")
+        raise Refused(
+            f"{source}: an empty matrix of shape {tuple(D.shape)}; allowed is at least one entry"
+        )
     if torch.isinf(D).any():
-        raise Refused(f"{source}: {int(torch.isinf(D).sum())} infinite entries; allowed are finite numbers and NaN")
+        raise Refused(
+            f"{source}: {int(torch.isinf(D).sum())} infinite entries; allowed are finite numbers and NaN"
+        )
     if torch.isnan(D).all():
         raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
     return D
@@ -113,7 +117,9 @@ def _table(file: Path) -> np.ndarray:
         try:
             rows[i] = [number(cell) for cell in row]  # type: ignore[misc]
         except ValueError as error:
-            raise Refused(f"row {i + 1}: {error}; allowed are numbers, NaN and empty cells") from None
+            raise Refused(
+                f"row {i + 1}: {error}; allowed are numbers, NaN and empty cells"
+            ) from None
     return np.array(rows, dtype=np.float64).reshape(len(rows), *widths or (0,))
 
 
@@ -128,7 +134,9 @@ def _parquet(file: Path) -> np.ndarray:
     import pandas
 
     table = pandas.read_parquet(file)
-    if text := [name for name, kind in table.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)]:
+    if text := [
+        name for name, kind in table.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)
+    ]:
         raise Refused(f"column {text[0]} is not numeric; allowed are numbers and NaN")
     return table.to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
@@ -151,7 +159,9 @@ def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         header=0 if suffix == ".csv" else None,
         encoding="latin-1",
     )
-    if suffix == ".dat":  # pandas is slow with separators of two characters: every other column is between the two
+    if (
+        suffix == ".dat"
+    ):  # pandas is slow with separators of two characters: every other column is between the two
         if table.iloc[:, 1::2].notna().any(axis=None):
             raise Refused("values between single colons; allowed are user::item::rating")
         table = table.iloc[:, ::2]

@@ -30,7 +30,10 @@ def uniform(*, scale: Positive) -> Init:
     """Independent entries, uniform on [0, scale): the founding notebook's."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        return tuple(scale * torch.rand(shape, generator=generator, dtype=torch.float64) for shape in pairwise(widths))
+        return tuple(
+            scale * torch.rand(shape, generator=generator, dtype=torch.float64)
+            for shape in pairwise(widths)
+        )
 
     return start
 
@@ -102,7 +105,10 @@ def spectral(*, scale: Positive) -> Init:
 
             found = svds(sparse.as_scipy(problem.D), k=k, v0=np.ones(min(n, m)))
             # SciPy has them ascending.
-            U, sigma, Vh = (torch.from_numpy(X.copy()) for X in (found[0][:, ::-1], found[1][::-1], found[2][::-1]))
+            U, sigma, Vh = (
+                torch.from_numpy(X.copy())
+                for X in (found[0][:, ::-1], found[1][::-1], found[2][::-1])
+            )
             return _split(U, sigma / share, Vh, len(widths) - 1, scale)
         D = problem.D if problem.pattern is None else problem.D.to_dense()
         U, sigma, Vh = torch.linalg.svd(D * (n * m / problem.count), full_matrices=False)
@@ -149,7 +155,9 @@ def file(*, path: str, scale: Positive) -> Init:
             if tuple(factor.shape) != shape:
                 raise Refused(f"{source}: {name} is {tuple(factor.shape)}; allowed here is {shape}")
             if not torch.isfinite(factor).all():
-                raise Refused(f"{source}: {name} has entries that are not finite; allowed are finite numbers")
+                raise Refused(
+                    f"{source}: {name} has entries that are not finite; allowed are finite numbers"
+                )
         return factors
 
     return start
@@ -169,7 +177,9 @@ def notebook() -> Init:
         if len(widths) != 3:
             raise Refused(f"init=notebook at depth={len(widths) - 1}: allowed is depth=2")
         if widths != (3, 2, 4):
-            raise Refused(f"init=notebook at widths {widths}: allowed is a 3×4 problem at rank=2 depth=2")
+            raise Refused(
+                f"init=notebook at widths {widths}: allowed is a 3×4 problem at rank=2 depth=2"
+            )
         return torch.tensor(C, dtype=torch.float64), torch.tensor(F, dtype=torch.float64)
 
     return start

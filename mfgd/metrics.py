@@ -32,7 +32,11 @@ def norm(X: Tensor) -> Tensor:
 def joined(norms: Iterable[Tensor]) -> Tensor:
     """Root of the sum of squares, summed in the same order in any batch."""
     first, *others = norms
-    return reduce(torch.add, (norm.square() for norm in others), first.square()).sqrt() if others else first
+    return (
+        reduce(torch.add, (norm.square() for norm in others), first.square()).sqrt()
+        if others
+        else first
+    )
 
 
 def relative_error(problem: Problem, factors: Factors) -> Tensor:
@@ -55,9 +59,18 @@ def heldout_error(problem: Problem, factors: Factors) -> Tensor | None:
     if pattern is None:
         return truediv(*_misfit(factors, truth, problem.mask, hidden=True))
     # What is not observed is all but what is: nearly everything, so little is lost in the difference.
-    there = pattern.sampled(*truth) if isinstance(truth, tuple) else truth[pattern.rows, pattern.columns]
+    there = (
+        pattern.sampled(*truth)
+        if isinstance(truth, tuple)
+        else truth[pattern.rows, pattern.columns]
+    )
     whole, observed = _misfit(factors, truth), _misfit(factors, pattern.filled(there))
-    return truediv(*((x.square() - y.square()).clamp(min=0).sqrt() for x, y in zip(whole, observed, strict=True)))
+    return truediv(
+        *(
+            (x.square() - y.square()).clamp(min=0).sqrt()
+            for x, y in zip(whole, observed, strict=True)
+        )
+    )
 
 
 def _misfit(
@@ -74,10 +87,14 @@ def _misfit(
     """
     if isinstance(target, tuple):
         A, B = target
-        return apart((product(factors[:-1]), factors[-1]), (A, B)), ((A.mT @ A) * (B @ B.mT)).sum((-2, -1)).sqrt()
+        return apart((product(factors[:-1]), factors[-1]), (A, B)), ((A.mT @ A) * (B @ B.mT)).sum(
+            (-2, -1)
+        ).sqrt()
     if target.layout == torch.sparse_csr:
         values = target.values()[None]
-        return norm(Pattern(target).sampled(product(factors[:-1]), factors[-1]) - values), norm(values)
+        return norm(Pattern(target).sampled(product(factors[:-1]), factors[-1]) - values), norm(
+            values
+        )
     misses, sizes = [], []
     for rows in row_blocks(*target.shape[-2:]):
         part, weight = rows_of(target, rows), rows_of(mask, rows)
@@ -121,7 +138,9 @@ def triplets(factors: Factors) -> Triplets:
 
 def _finite(factors: Factors) -> tuple[Tensor, Factors]:
     """Which runs have finite factors, (*, 1, 1), and the factors with zeros for those that have not."""
-    finite = torch.stack([torch.isfinite(W).all(-1).all(-1) for W in factors]).all(0)[..., None, None]
+    finite = torch.stack([torch.isfinite(W).all(-1).all(-1) for W in factors]).all(0)[
+        ..., None, None
+    ]
     return finite, tuple(torch.where(finite, W, 0) for W in factors)
 
 
@@ -165,7 +184,9 @@ def factor_distance(factors: Factors, target: Triplets) -> Tensor:
     C, F = factors
     k = C.shape[-1]
     root = target.sigma[..., :k].sqrt()
-    known = (root > 0).all(-1) & torch.isfinite(C).all(-1).all(-1) & torch.isfinite(F).all(-1).all(-1)
+    known = (
+        (root > 0).all(-1) & torch.isfinite(C).all(-1).all(-1) & torch.isfinite(F).all(-1).all(-1)
+    )
     eye = torch.eye(k, dtype=C.dtype, device=C.device)
     valid = known[..., None, None]
     weight = torch.where(known[..., None], root, 1)[..., None, :]
@@ -189,8 +210,14 @@ def factor_distance(factors: Factors, target: Triplets) -> Tensor:
 
     # The least squares fit of C alone; where C has not full rank no Q is of use.
     grown = A.mT @ A
-    scale = grown.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=torch.finfo(C.dtype).tiny)
-    Q, info = torch.linalg.solve_ex(grown / scale + torch.where(valid, 0, eye), A.mT @ goal_A / scale)
+    scale = (
+        grown.diagonal(dim1=-2, dim2=-1)
+        .sum(-1)[..., None, None]
+        .clamp(min=torch.finfo(C.dtype).tiny)
+    )
+    Q, info = torch.linalg.solve_ex(
+        grown / scale + torch.where(valid, 0, eye), A.mT @ goal_A / scale
+    )
     usable = known & (info == 0)
     Q = torch.where(usable[..., None, None] & torch.isfinite(Q), Q, eye)
     best, ended = size(Q), ~usable
@@ -201,19 +228,28 @@ def factor_distance(factors: Factors, target: Triplets) -> Tensor:
         slope = (right.mT @ second * weight).mT - left.mT @ first * weight
         p, P = _eigh(left.mT @ left / weight / weight.mT)
         r, R = _eigh(right.mT @ right / weight / weight.mT)
-        Y = P @ ((P.mT @ (slope / weight / weight.mT) @ R) / (p[..., :, None] + r[..., None, :])) @ R.mT
+        Y = (
+            P
+            @ ((P.mT @ (slope / weight / weight.mT) @ R) / (p[..., :, None] + r[..., None, :]))
+            @ R.mT
+        )
         turn = Q @ (Y / weight / weight.mT)
         stays = ~ended
         for step in (1.0, 0.3, 0.1, 0.01):
             tried = Q + step * turn
             reached = size(tried)
             gains = stays & (reached < (1 - ALIGNMENT[1]) * best)
-            Q, best = torch.where(gains[..., None, None], tried, Q), torch.where(gains, reached, best)
+            Q, best = (
+                torch.where(gains[..., None, None], tried, Q),
+                torch.where(gains, reached, best),
+            )
             stays &= ~gains
             if not stays.any():
                 break
         ended |= stays
-    return torch.where(usable & torch.isfinite(best), best / norm(torch.diag_embed(target.sigma)), torch.nan)
+    return torch.where(
+        usable & torch.isfinite(best), best / norm(torch.diag_embed(target.sigma)), torch.nan
+    )
 
 
 def _eigh(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +286,9 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
         return tuple(part.reshape(*lead, *shape) for part, shape in zip(parts, shapes, strict=True))
 
     def hessian(vector: Tensor) -> Tensor:
-        return torch.cat([H.flatten(-2) for H in objective.hessian(factors, unflatten(vector))], dim=-1)
+        return torch.cat(
+            [H.flatten(-2) for H in objective.hessian(factors, unflatten(vector))], dim=-1
+        )
 
     steps = min(iterations, size)
     v = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -273,7 +311,9 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
                 break
         if i + 1 < steps:
             # An invariant subspace is exhausted when nothing is left of w: then the rest of T stays zero.
-            alive = length > 1e-12 * T.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(min=torch.finfo(T.dtype).tiny)
+            alive = length > 1e-12 * T.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp(
+                min=torch.finfo(T.dtype).tiny
+            )
             length = torch.where(alive, length, 0)
             T[..., i, i + 1] = T[..., i + 1, i] = length
             before, v = v, torch.where(alive[..., None], w / length[..., None], 0)
@@ -289,7 +329,12 @@ def _ritz(T: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    objective: Objective, state: State, optimum: Tensor, target: Triplets | None = None, *, full: bool = False
+    objective: Objective,
+    state: State,
+    optimum: Tensor,
+    target: Triplets | None = None,
+    *,
+    full: bool = False,
 ) -> dict[str, Tensor]:
     """Every measure of a state by its name, each (*,); NaN where it does not apply to a run.
 
@@ -335,4 +380,8 @@ def excess_loss(loss: Tensor, optimum: Tensor) -> Tensor:
 
 def distance(objective: Objective, state: State, optimum: Tensor) -> Tensor:
     """How far a state is from the answer, (*,): `excess_loss`, else `relative_error`; held against ``tolerance``."""
-    return torch.where(optimum > 0, excess_loss(state.loss, optimum), relative_error(objective.problem, state.factors))
+    return torch.where(
+        optimum > 0,
+        excess_loss(state.loss, optimum),
+        relative_error(objective.problem, state.factors),
+    )

@@ -79,7 +79,9 @@ class Objective:
         self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
         self.weighted = bool((torch.as_tensor(self.weight) != 1).any())
         self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
-        nothing = torch.zeros((*problem.D.shape[:-2], 1, 1), dtype=problem.D.dtype, device=problem.D.device)
+        nothing = torch.zeros(
+            (*problem.D.shape[:-2], 1, 1), dtype=problem.D.dtype, device=problem.D.device
+        )
         if (loss.value(nothing) != 0).any() or (loss.slope(nothing) != 0).any():
             raise ValueError(
                 "a loss and its derivative must be 0 at 0: missing entries count as entries that are right"
@@ -95,13 +97,20 @@ class Objective:
             self.blocks: list[Block] = [(None, D, None)]
             return
         if mask is not None or n * m < TINY:
-            D, self.beta = _once(lambda D, mask=1.0: -self.gain * D * mask, D, *(() if mask is None else (mask,))), 1.0
+            D, self.beta = (
+                _once(
+                    lambda D, mask=1.0: -self.gain * D * mask, D, *(() if mask is None else (mask,))
+                ),
+                1.0,
+            )
             mask = None if mask is None else _once(lambda mask: self.gain * mask, mask)
         self.blocks = [(rows, rows_of(D, rows), rows_of(mask, rows)) for rows in row_blocks(n, m)]
 
     def residual(self, factors: Factors) -> Tensor:
         """M ∘ (W₁ W₂ … W_L − D), (*, n, m), of a sparse D on its entries, (*, 1, N)."""
-        return torch.cat([self._residual(factors, block).mul_(1 / self.gain) for block in self.blocks], -2)
+        return torch.cat(
+            [self._residual(factors, block).mul_(1 / self.gain) for block in self.blocks], -2
+        )
 
     def value(self, factors: Factors) -> Tensor:
         """f, (*,)."""
@@ -136,7 +145,9 @@ class Objective:
             gradients = [G.mul_(self.weight) for G in gradients]
         if self.penalized:
             moved = factors if only is None else (factors[only],)
-            gradients = [G.add_(self.loss.penalty * W) for G, W in zip(gradients, moved, strict=True)]
+            gradients = [
+                G.add_(self.loss.penalty * W) for G, W in zip(gradients, moved, strict=True)
+            ]
         return tuple(gradients)
 
     def hessian(self, factors: Factors, direction: Factors) -> Factors:
@@ -151,7 +162,11 @@ class Objective:
             tails.append(times(W, tails[-1]))
         tails.reverse()
         turns.reverse()
-        heads, B, dB = [], torch.zeros_like(tails[0]), torch.zeros_like(tails[0])  # (W₁…W_{l−1})ᵀ S, and its change
+        heads, B, dB = (
+            [],
+            torch.zeros_like(tails[0]),
+            torch.zeros_like(tails[0]),
+        )  # (W₁…W_{l−1})ᵀ S, and its change
         for block in self.blocks:
             W, V = rows_of(factors[0], block[0]), rows_of(direction[0], block[0])
             S = self._residual((factors[0], tails[0]), block)
@@ -164,10 +179,15 @@ class Objective:
             B = B + self.along(W, S, times)
             dB = dB + self.along(V, S, times) + self.along(W, dS, times)
         products = [torch.cat(heads, -2)]
-        for W, V, tail, turn in zip(factors[1:-1], direction[1:-1], tails[1:], turns[1:], strict=True):
+        for W, V, tail, turn in zip(
+            factors[1:-1], direction[1:-1], tails[1:], turns[1:], strict=True
+        ):
             products.append(times(dB, tail.mT) + times(B, turn.mT))
             B, dB = times(W.mT, B), times(V.mT, B) + times(W.mT, dB)
-        return tuple(self.weight * H + self.loss.penalty * V for H, V in zip([*products, dB], direction, strict=True))
+        return tuple(
+            self.weight * H + self.loss.penalty * V
+            for H, V in zip([*products, dB], direction, strict=True)
+        )
 
     def with_room(self, factors: Factors) -> Objective:
         """The same with memory for residuals of such factors: fresh pages at every step cost more than the arithmetic.
@@ -197,7 +217,9 @@ class Objective:
         """The factors with each laid out as its gradient is: what joins both entry by entry is one pass of memory."""
         if self.pattern is not None:
             return (*(W.contiguous() for W in factors[:-1]), factors[-1].mT.contiguous().mT)
-        return factors if _times(factors) is _spread else (factors[0].mT.contiguous().mT, *factors[1:])
+        return (
+            factors if _times(factors) is _spread else (factors[0].mT.contiguous().mT, *factors[1:])
+        )
 
     def _residual(self, factors: Factors, block: Block, out: Tensor | None = None) -> Tensor:
         """c M ∘ (W₁ W₂ … W_L − D) on the rows of a block, written to `out` or to as many of its rows."""
@@ -244,7 +266,9 @@ class Objective:
         gradients, seen, grown = [], self.problem.D, factors[0]  # seen: LᵀD, grown: LᵀL W_l
         for level, (W, after, tail) in enumerate(zip(factors, factors[1:], tails, strict=False)):
             if only is None or only == level:
-                gradients.append((tail @ seen.mT).mul_(-c).add_((tail @ tail.mT) @ grown.mT, alpha=c).mT)
+                gradients.append(
+                    (tail @ seen.mT).mul_(-c).add_((tail @ tail.mT) @ grown.mT, alpha=c).mT
+                )
                 if only == level:
                     return gradients
             seen, grown = W.mT @ seen, W.mT @ grown @ after
@@ -270,7 +294,9 @@ def _times(factors: Factors) -> Callable[..., Tensor]:
     runs, n, k = first.shape
     if interleaves(n, k, last.shape[2], runs, first.device):
         return _spread
-    return torch.bmm  # torch.matmul looks at its shapes for as long as it takes to multiply small ones
+    return (
+        torch.bmm
+    )  # torch.matmul looks at its shapes for as long as it takes to multiply small ones
 
 
 def _spread(A: Tensor, B: Tensor, out: Tensor | None = None) -> Tensor:
@@ -286,7 +312,10 @@ def _spread(A: Tensor, B: Tensor, out: Tensor | None = None) -> Tensor:
 def _plain_bmm() -> bool:
     """Whether torch.bmm has the same bits as `_spread`: not where its compiler fused products with sums."""
     # Not drawn: the first to ask may be inside torch.func.vmap, which forbids that.
-    A, B = (torch.arange(9.0 * n * m, dtype=torch.float64).sin().view(9, n, m) for n, m in ((4, 7), (7, 5)))
+    A, B = (
+        torch.arange(9.0 * n * m, dtype=torch.float64).sin().view(9, n, m)
+        for n, m in ((4, 7), (7, 5))
+    )
     pairs = [(A, B), (A.float(), B.float()), (A.mT.contiguous().mT, B.mT.contiguous().mT)]
     products = [(A[..., :1] + B[:, :1], A, B, _spread(A, B)) for A, B in pairs]
     return all(

@@ -95,15 +95,29 @@ def adam(*, beta1: Momentum, beta2: Momentum, epsilon: Positive, alternating: bo
         epsilon: added to √v̂, in units of the gradient.
     """
 
-    def direction(G: Tensor, memory: tuple[Tensor, Tensor, int]) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
+    def direction(
+        G: Tensor, memory: tuple[Tensor, Tensor, int]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
         mean, square, t = memory
-        mean, square, t = beta1 * mean + (1 - beta1) * G, beta2 * square + (1 - beta2) * G.square(), t + 1
-        return mean / (1 - beta1**t) / ((square / (1 - beta2**t)).sqrt() + epsilon), (mean, square, t)
+        mean, square, t = (
+            beta1 * mean + (1 - beta1) * G,
+            beta2 * square + (1 - beta2) * G.square(),
+            t + 1,
+        )
+        return mean / (1 - beta1**t) / ((square / (1 - beta2**t)).sqrt() + epsilon), (
+            mean,
+            square,
+            t,
+        )
 
-    return _by_direction(lambda W: (torch.zeros_like(W), torch.zeros_like(W), 0), direction, alternating)
+    return _by_direction(
+        lambda W: (torch.zeros_like(W), torch.zeros_like(W), 0), direction, alternating
+    )
 
 
-def scaled_gd(*, damping: NonNegative, damped_by: Literal["number", "error"], alternating: bool) -> Optimizer:
+def scaled_gd(
+    *, damping: NonNegative, damped_by: Literal["number", "error"], alternating: bool
+) -> Optimizer:
     """Scaled gradient descent: W_l ← W_l − lr (LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹, L = W₁…W_{l−1}, T = W_{l+1}…W_L.
 
     At depth 2: C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F. With δ tied to the error it is PrecGD, for
@@ -130,7 +144,11 @@ def scaled_gd(*, damping: NonNegative, damped_by: Literal["number", "error"], al
 
 
 def polyak(
-    *, floor: NonNegative, metric: Literal["euclidean", "scaled"], damping: NonNegative, alternating: bool
+    *,
+    floor: NonNegative,
+    metric: Literal["euclidean", "scaled"],
+    damping: NonNegative,
+    alternating: bool,
 ) -> Optimizer:
     """Polyak's step: W ← W − lr (f − f*) / ⟨G, H⟩ H, with H = G, or H the direction of `scaled_gd`.
 
@@ -147,7 +165,10 @@ def polyak(
         objective: Objective, factors: Factors, levels: Sequence[int], gradients: Factors
     ) -> Sequence[Tensor]:
         along = gradients if metric == "euclidean" else _scaled(factors, levels, gradients, damping)
-        slopes = [(G * H).contiguous().sum((-2, -1), keepdim=True) for G, H in zip(gradients, along, strict=True)]
+        slopes = [
+            (G * H).contiguous().sum((-2, -1), keepdim=True)
+            for G, H in zip(gradients, along, strict=True)
+        ]
         slope = reduce(torch.add, slopes)
         gap = (objective.value(factors)[..., None, None] - floor).clamp(min=0)
         length = torch.where(slope > 0, gap / slope, torch.where(slope.isnan(), slope, 0))
@@ -164,7 +185,9 @@ def mu() -> Optimizer:
     Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, theorem 1.
     """
 
-    def step(objective: Objective, factors: Factors, memory: None, lr: Rate) -> tuple[Factors, None]:
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
         C, F = factors
         C = C * _ratio(*_parts(objective, (C, F), 0))
         return (C, F * _ratio(*_parts(objective, (C, F), 1))), None
@@ -174,7 +197,9 @@ def mu() -> Optimizer:
         if (objective.problem.entries < 0).any():
             raise Refused("optimizer=mu: D has negative entries; allowed is a matrix without")
         if any((W < 0).any() for W in factors):
-            raise Refused("optimizer=mu: the start has negative entries; allowed is one without, as of init=uniform")
+            raise Refused(
+                "optimizer=mu: the start has negative entries; allowed is one without, as of init=uniform"
+            )
 
     return Optimizer(lambda factors: None, step, check)
 
@@ -189,23 +214,37 @@ def als() -> Optimizer:
     section 3.1, with λ not weighted by the number of ratings.
     """
 
-    def step(objective: Objective, factors: Factors, memory: None, lr: Rate) -> tuple[Factors, None]:
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
         C, F = factors
         C = _least_squares(objective, F.mT, transposed=True)
         return (C, _least_squares(objective, C, transposed=False).mT), None
 
-    return Optimizer(lambda factors: None, step, lambda objective, factors: _only_quadratic("als", objective, factors))
+    return Optimizer(
+        lambda factors: None,
+        step,
+        lambda objective, factors: _only_quadratic("als", objective, factors),
+    )
 
 
 def _by_direction(
-    remember: Callable[[Tensor], Any], direction: Callable[[Tensor, Any], tuple[Tensor, Any]], alternating: bool
+    remember: Callable[[Tensor], Any],
+    direction: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    alternating: bool,
 ) -> Optimizer:
     """W ← W − lr H, where H and the next memory of a factor follow from its gradient and its memory alone."""
 
-    def step(objective: Objective, factors: Factors, memory: list[Any], lr: Rate) -> tuple[Factors, list[Any]]:
-        if not alternating:  # in few lines, as many of Python's take as long as a step of small matrices
+    def step(
+        objective: Objective, factors: Factors, memory: list[Any], lr: Rate
+    ) -> tuple[Factors, list[Any]]:
+        if (
+            not alternating
+        ):  # in few lines, as many of Python's take as long as a step of small matrices
             found = list(map(direction, objective.gradient(factors), memory))
-            return tuple(_descended(W, H, lr) for W, (H, _) in zip(factors, found, strict=True)), [m for _, m in found]
+            return tuple(_descended(W, H, lr) for W, (H, _) in zip(factors, found, strict=True)), [
+                m for _, m in found
+            ]
         moved, memory = list(factors), list(memory)
         for (level,), (G,) in _turns(objective, moved, alternating):
             H, memory[level] = direction(G, memory[level])
@@ -216,14 +255,19 @@ def _by_direction(
 
 
 def _memoryless(
-    directions: Callable[[Objective, Factors, Sequence[int], Factors], Sequence[Tensor]], alternating: bool
+    directions: Callable[[Objective, Factors, Sequence[int], Factors], Sequence[Tensor]],
+    alternating: bool,
 ) -> Optimizer:
     """W ← W − lr H, where H follows from all factors and the gradients."""
 
-    def step(objective: Objective, factors: Factors, memory: None, lr: Rate) -> tuple[Factors, None]:
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
         moved = list(factors)
         for levels, gradients in _turns(objective, moved, alternating):
-            for level, H in zip(levels, directions(objective, tuple(moved), levels, gradients), strict=True):
+            for level, H in zip(
+                levels, directions(objective, tuple(moved), levels, gradients), strict=True
+            ):
                 moved[level] = _descended(moved[level], H, lr)
         return tuple(moved), None
 
@@ -240,10 +284,14 @@ def _turns(objective: Objective, factors: list[Tensor], alternating: bool) -> An
 
 
 def _descended(W: Tensor, H: Tensor, lr: Rate) -> Tensor:
-    return torch.addcmul(W, H, lr, value=-1) if isinstance(lr, Tensor) else torch.sub(W, H, alpha=lr)
+    return (
+        torch.addcmul(W, H, lr, value=-1) if isinstance(lr, Tensor) else torch.sub(W, H, alpha=lr)
+    )
 
 
-def _scaled(factors: Factors, levels: Sequence[int], gradients: Factors, damping: Rate) -> list[Tensor]:
+def _scaled(
+    factors: Factors, levels: Sequence[int], gradients: Factors, damping: Rate
+) -> list[Tensor]:
     """(LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹ for each of the levels; at an end of the chain there is no such matrix."""
     directions = []
     for level, G in zip(levels, gradients, strict=True):
@@ -273,7 +321,9 @@ def _parts(objective: Objective, factors: Factors, level: int) -> tuple[Tensor, 
         return objective.against(S, F) if level == 0 else objective.along(C, S)
 
     if problem.complete:
-        down = ((F @ F.mT) @ C.mT).mT if level == 0 else (C.mT @ C) @ F  # C along its long side, as it is laid out
+        down = (
+            ((F @ F.mT) @ C.mT).mT if level == 0 else (C.mT @ C) @ F
+        )  # C along its long side, as it is laid out
     elif problem.pattern is not None:
         down = beside(problem.pattern.sampled(C, F))
     else:

@@ -94,10 +94,18 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
         return math.nan
     sigma = problem.spectrum
     assert sigma is not None
-    weight = loss.curvature / 2 * loss.scale / (math.prod(problem.shape) if loss.reduction == "mean" else 1)
+    weight = (
+        loss.curvature
+        / 2
+        * loss.scale
+        / (math.prod(problem.shape) if loss.reduction == "mean" else 1)
+    )
     head, tail = sigma[:rank], sigma[rank:]
     threshold = loss.penalty / (2 * weight)
-    kept = weight * head.clamp(max=threshold).square().sum() + loss.penalty * (head - threshold).clamp(min=0).sum()
+    kept = (
+        weight * head.clamp(max=threshold).square().sum()
+        + loss.penalty * (head - threshold).clamp(min=0).sum()
+    )
     return float(kept + weight * tail.square().sum())
 
 
@@ -167,9 +175,13 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     threshold = setting.loss.penalty / curvature(setting.problem, setting.loss)
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
     ends = [float(row.trajectory[name][-1]) for name in names]
-    deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / (float(sigma[0]) or 1.0)
+    deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / (
+        float(sigma[0]) or 1.0
+    )
     curves = {"loss": setting.optimum} | dict(zip(names, goals, strict=True))
-    return Answer(deviation if row.outcome != "diverged" else math.inf, _enough(setting, row), curves)
+    return Answer(
+        deviation if row.outcome != "diverged" else math.inf, _enough(setting, row), curves
+    )
 
 
 def saxe(setting: Setting, row: Row) -> Answer | None:
@@ -190,21 +202,33 @@ def saxe(setting: Setting, row: Row) -> Answer | None:
     U, s, V = triplets
     C, F = setting.start
     X = U.mT @ C @ F @ V
-    size, unbalanced = torch.linalg.norm(C) * torch.linalg.norm(F), torch.linalg.norm(C.mT @ C - F @ F.mT)
+    size, unbalanced = (
+        torch.linalg.norm(C) * torch.linalg.norm(F),
+        torch.linalg.norm(C.mT @ C - F @ F.mT),
+    )
     a = torch.where(X.diagonal().abs() > 1e-9 * size, X.diagonal(), 0)
     astray = torch.linalg.norm(C @ F - (U * a) @ V.mT)
     if not (
-        0 < c * setting.lr * s[0] <= 0.1 and unbalanced <= 1e-9 * size and astray <= 1e-9 * size and (a >= 0).all()
+        0 < c * setting.lr * s[0] <= 0.1
+        and unbalanced <= 1e-9 * size
+        and astray <= 1e-9 * size
+        and (a >= 0).all()
     ):
         return None
     t = setting.lr * row.trajectory["step"]
     curves, values, deviation = {}, {}, 0.0
     for name, s_i, a_i in zip(names, s.tolist(), a.tolist(), strict=False):
         if s_i > 1e-12 * float(s[0]):
-            curves[name] = s_i / (1 + (s_i / a_i - 1) * np.exp(-2 * c * s_i * t)) if a_i > 0 else 0 * t
-            deviation = max(deviation, float(np.abs(row.trajectory[name] - curves[name]).max()) / s_i)
+            curves[name] = (
+                s_i / (1 + (s_i / a_i - 1) * np.exp(-2 * c * s_i * t)) if a_i > 0 else 0 * t
+            )
+            deviation = max(
+                deviation, float(np.abs(row.trajectory[name] - curves[name]).max()) / s_i
+            )
             if 0 < a_i < s_i / 2:
-                values[name.replace("mode", "half_time")] = math.log(s_i / a_i - 1) / (2 * c * s_i * setting.lr)
+                values[name.replace("mode", "half_time")] = math.log(s_i / a_i - 1) / (
+                    2 * c * s_i * setting.lr
+                )
     return Answer(deviation, c * setting.lr * float(s[0]), curves, values)
 
 
@@ -220,7 +244,11 @@ def local_rate(setting: Setting, row: Row) -> Answer | None:
     distance of 1 %. From a start inside the answer's own subspaces, sums of their curvatures are the least that is met.
     The deviation is that of 1 − rate, relative; allowed is a tenth: faster modes still have their say.
     """
-    scaled = setting.optimizer == "scaled_gd" and setting.keys["damping"] == 0 and not setting.keys["alternating"]
+    scaled = (
+        setting.optimizer == "scaled_gd"
+        and setting.keys["damping"] == 0
+        and not setting.keys["alternating"]
+    )
     moves = setting.plain or (scaled and math.isfinite(setting.lr))
     if not (setting.quadratic and moves and len(setting.start) == 2 and row.outcome != "diverged"):
         return None
@@ -258,7 +286,9 @@ def stability(setting: Setting, row: Row) -> Answer | None:
     rate, a start that is not the answer. The deviation is lr over the limit − 1 of a run that reached the answer all
     the same, else 0.
     """
-    limit = rate_limit(setting.problem, setting.loss, len(setting.start)) if setting.plain else math.nan
+    limit = (
+        rate_limit(setting.problem, setting.loss, len(setting.start)) if setting.plain else math.nan
+    )
     if not limit > 0:
         return None
     enough = _enough(setting, row)
@@ -302,18 +332,34 @@ def noise_floor(setting: Setting, row: Row) -> Answer | None:
         return None
     (n, m), r = problem.shape, int((sigma > 0).sum())
     dimension, share = r * (n + m - r), float(problem.count) / (n * m)
-    weak = problem.noise * (math.sqrt(n) + math.sqrt(m)) <= math.sqrt(share) * float(sigma[r - 1]) / 4
+    weak = (
+        problem.noise * (math.sqrt(n) + math.sqrt(m)) <= math.sqrt(share) * float(sigma[r - 1]) / 4
+    )
     error = row.trajectory["relative_error"]
-    settled = len(error) > 1 and abs(error[-1] - error[-2]) <= 0.01 * error[-1] and row.outcome != "diverged"
+    settled = (
+        len(error) > 1
+        and abs(error[-1] - error[-2]) <= 0.01 * error[-1]
+        and row.outcome != "diverged"
+    )
     if setting.rank != r or not weak or not settled or share * n * m < 4 * dimension:
         return None
     floor = problem.noise * math.sqrt(dimension / share) / float(sigma.square().sum().sqrt())
-    return Answer(float(error[-1]) / floor - 1, 0.1 + 4 / math.sqrt(2 * dimension), {"relative_error": floor})
+    return Answer(
+        float(error[-1]) / floor - 1, 0.1 + 4 / math.sqrt(2 * dimension), {"relative_error": floor}
+    )
 
 
 ORACLES: dict[str, Oracle] = {
     oracle.__name__: oracle
-    for oracle in (eckart_young, soft_threshold, saxe, local_rate, stability, sharpness, noise_floor)
+    for oracle in (
+        eckart_young,
+        soft_threshold,
+        saxe,
+        local_rate,
+        stability,
+        sharpness,
+        noise_floor,
+    )
 }
 
 
@@ -327,7 +373,9 @@ def judge(setting: Setting, row: Row) -> None:
         if math.isfinite(answer.deviation):
             row.values[f"deviation.{name}"] = answer.deviation
         ones = np.ones(len(row.trajectory["step"]))
-        row.trajectory |= {f"theory.{measure}": ones * curve for measure, curve in answer.curves.items()}
+        row.trajectory |= {
+            f"theory.{measure}": ones * curve for measure, curve in answer.curves.items()
+        }
         row.values |= {f"theory.{measure}": value for measure, value in answer.values.items()}
 
 

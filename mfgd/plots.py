@@ -29,7 +29,11 @@ PANELS = 12
 
 def figures(row: Row, problem: Problem) -> dict[str, Figure]:
     """The figures of one run by name."""
-    made = {"curves": curves(row), "matrices": matrices(row, problem), "spectrum": spectrum(row, problem)}
+    made = {
+        "curves": curves(row),
+        "matrices": matrices(row, problem),
+        "spectrum": spectrum(row, problem),
+    }
     return made | ({"dynamics": dynamics(row)} if "contraction" in row.trajectory else {})
 
 
@@ -41,7 +45,13 @@ def curves(row: Row) -> Figure:
         _theory(axes, row, name)
         axes.set(xlabel="step", ylabel=name.replace("_", " "))
     if "heldout_error" in row.trajectory:
-        _curve(axes, row.trajectory["step"], row.trajectory["heldout_error"], color="tab:orange", label="held out")
+        _curve(
+            axes,
+            row.trajectory["step"],
+            row.trajectory["heldout_error"],
+            color="tab:orange",
+            label="held out",
+        )
         axes.legend(fontsize=7)
     figure.suptitle(f"{row.outcome} at step {int(row.trajectory['step'][-1])}", fontsize=10)
     figure.subplots_adjust(left=0.11, right=0.98, bottom=0.16, top=0.9, wspace=0.3)
@@ -55,11 +65,17 @@ def spectrum(row: Row, problem: Problem) -> Figure:
     target = problem.spectrum
     for i, (name, colour) in enumerate(_series(row, "sigma.")):
         _curve(axes, row.trajectory["step"], row.trajectory[name], label=f"σ{i + 1}", color=colour)
-        ends: Any = row.trajectory.get(f"theory.{name}", [] if target is None else target[i : i + 1])
+        ends: Any = row.trajectory.get(
+            f"theory.{name}", [] if target is None else target[i : i + 1]
+        )
         if len(ends) and ends[0] > 0:
             axes.axhline(float(ends[0]), color=colour, linestyle="--", linewidth=0.8)
     dashed = (
-        "" if target is None else " (dashed: of D)" if "theory.sigma.1" not in row.trajectory else " (dashed: theory)"
+        ""
+        if target is None
+        else " (dashed: of D)"
+        if "theory.sigma.1" not in row.trajectory
+        else " (dashed: theory)"
     )
     axes.set(xlabel="step", ylabel=f"singular values of D̂{dashed}")
     axes.legend(fontsize=7, loc="best")
@@ -79,7 +95,14 @@ def dynamics(row: Row) -> Figure:
     if modes:
         axes = next(grid)
         for name, colour in modes:
-            _curve(axes, steps, found[name], label=name.removeprefix("mode."), color=colour, linear=True)
+            _curve(
+                axes,
+                steps,
+                found[name],
+                label=name.removeprefix("mode."),
+                color=colour,
+                linear=True,
+            )
             _theory(axes, row, name)
         axes.set(xlabel="step", ylabel="modes $u_i^T \\hat{D} v_i$")
         axes.legend(fontsize=7, title="mode", title_fontsize=7)
@@ -98,10 +121,14 @@ def dynamics(row: Row) -> Figure:
         _curve(axes, steps, found["sharpness"])
         _theory(axes, row, "sharpness")
         if "sharpness_limit" in found:
-            _curve(axes, steps, found["sharpness_limit"], color="tab:red", linestyle=":", label="2/lr")
+            _curve(
+                axes, steps, found["sharpness_limit"], color="tab:red", linestyle=":", label="2/lr"
+            )
             axes.legend(fontsize=7)
         axes.set(xlabel="step", ylabel="sharpness")
-    figure.subplots_adjust(left=0.7 / width, right=1 - 0.1 / width, bottom=0.16, top=0.95, wspace=0.34)
+    figure.subplots_adjust(
+        left=0.7 / width, right=1 - 0.1 / width, bottom=0.16, top=0.95, wspace=0.34
+    )
     return figure
 
 
@@ -125,14 +152,20 @@ def matrices(row: Row, problem: Problem) -> Figure:
     ):
         axes.set_facecolor("0.8")
         across, down = (n, m) if tall else (m, n)
-        place = {"aspect": "auto", "interpolation": "nearest", "extent": (-0.5, across - 0.5, down - 0.5, -0.5)}
+        place = {
+            "aspect": "auto",
+            "interpolation": "nearest",
+            "extent": (-0.5, across - 0.5, down - 0.5, -0.5),
+        }
         image = axes.imshow(X.T if tall else X, **place, **style)
         axes.set_title(name + (" (transposed)" if tall else ""), fontsize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(labelsize=7)
         figure.colorbar(image, ax=axes, pad=0.02).ax.tick_params(labelsize=7)
-    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.07 if wide else 0.1, top=0.93 if wide else 0.9, hspace=0.45)
+    figure.subplots_adjust(
+        left=0.05, right=0.98, bottom=0.07 if wide else 0.1, top=0.93 if wide else 0.9, hspace=0.45
+    )
     return figure
 
 
@@ -157,7 +190,9 @@ def overview(runs: pandas.DataFrame) -> Figure:
 
     names = [name for name in swept(runs) if name not in ("seed", "problem.seed")]
     names.sort(key=lambda name: (("lr", "rank").index(name) if name in ("lr", "rank") else 2, name))
-    frame = pandas.DataFrame({name: runs[f"params.{name}"].fillna("–") for name in names}, index=runs.index)
+    frame = pandas.DataFrame(
+        {name: runs[f"params.{name}"].fillna("–") for name in names}, index=runs.index
+    )
     while len(names) < 2:
         names.append(" " * len(names))
         frame[names[-1]] = ""
@@ -166,39 +201,65 @@ def overview(runs: pandas.DataFrame) -> Figure:
     frame["well"] = runs["tags.outcome"].isin(["converged", "budget"]).astype(float)
     error = runs.get("metrics.final_relative_error", pandas.Series(np.nan, index=runs.index))
     frame["error"] = error.where((frame["well"] == 1) & (error > 0) & np.isfinite(error))
-    norm = LogNorm(frame["error"].min(), frame["error"].max() * 1.001) if frame["error"].notna().any() else None
+    norm = (
+        LogNorm(frame["error"].min(), frame["error"].max() * 1.001)
+        if frame["error"].notna().any()
+        else None
+    )
     across, down = (sorted(frame[name].unique(), key=_by_size) for name in (x, y))
 
     panels = list(frame.groupby(rest))[:PANELS] if rest else [((), frame)]
     columns = min(len(panels), frame[rest[-1]].nunique() if rest else 1, 4)
     lines = -(-len(panels) // columns)
-    width, height = 1.5 + columns * (0.9 + 0.55 * len(across)), 0.3 + lines * (0.9 + 0.4 * len(down))
+    width, height = (
+        1.5 + columns * (0.9 + 0.55 * len(across)),
+        0.3 + lines * (0.9 + 0.4 * len(down)),
+    )
     figure = Figure(figsize=(min(width, 18), min(height, 18)), layout="constrained", dpi=120)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     image: Any = None
     for axes, (setting, part) in zip(grid, panels, strict=False):
         cells = part.groupby([y, x])[["error", "well"]].agg({"error": "median", "well": "min"})
-        errors, well = (cells[name].unstack().reindex(index=down, columns=across) for name in ("error", "well"))
+        errors, well = (
+            cells[name].unstack().reindex(index=down, columns=across) for name in ("error", "well")
+        )
         image = axes.imshow(errors, norm=norm, cmap="viridis_r", aspect="auto")
         axes.set_facecolor("0.9")
         for (i, j), value in np.ndenumerate(errors):
-            text = ("" if np.isnan(value) else f"{value:.2g}") + ("×" if well.iloc[i, j] == 0 else "")
-            axes.text(j, i, text, ha="center", va="center", fontsize=7, bbox={"fc": "1", "ec": "none", "alpha": 0.6})
+            text = ("" if np.isnan(value) else f"{value:.2g}") + (
+                "×" if well.iloc[i, j] == 0 else ""
+            )
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=7,
+                bbox={"fc": "1", "ec": "none", "alpha": 0.6},
+            )
         axes.set_xticks(range(len(across)), across, fontsize=7)
         axes.set_yticks(range(len(down)), down, fontsize=7)
-        axes.set_title(", ".join(f"{name} {value}" for name, value in zip(rest, setting, strict=True)), fontsize=8)
+        axes.set_title(
+            ", ".join(f"{name} {value}" for name, value in zip(rest, setting, strict=True)),
+            fontsize=8,
+        )
         axes.set(xlabel=x.strip(), ylabel=y.strip())
     for axes in grid[len(panels) :]:
         axes.remove()
     if norm is not None:
-        figure.colorbar(image, ax=list(grid[: len(panels)]), label="final relative error (× diverged)")
+        figure.colorbar(
+            image, ax=list(grid[: len(panels)]), label="final relative error (× diverged)"
+        )
     return figure
 
 
 def swept(runs: pandas.DataFrame) -> list[str]:
     """The parameters that take several values; one that only some runs have, with one value, follows from another."""
     return [
-        name.removeprefix("params.") for name in runs.columns if name.startswith("params.") and runs[name].nunique() > 1
+        name.removeprefix("params.")
+        for name in runs.columns
+        if name.startswith("params.") and runs[name].nunique() > 1
     ]
 
 
@@ -218,7 +279,9 @@ def _canvas(width: float, height: float) -> Figure:
 def _series(row: Row, prefix: str) -> list[tuple[str, Any]]:
     """The measures of that prefix, each with a colour."""
     names = [name for name in row.trajectory if name.startswith(prefix)]
-    return list(zip(names, colormaps["viridis"](np.linspace(0, 0.9, max(len(names), 2))), strict=False))
+    return list(
+        zip(names, colormaps["viridis"](np.linspace(0, 0.9, max(len(names), 2))), strict=False)
+    )
 
 
 def _theory(axes: Any, row: Row, name: str) -> None:
@@ -227,13 +290,27 @@ def _theory(axes: Any, row: Row, name: str) -> None:
     if expected is None or (axes.get_yscale() == "log" and not (expected > 0).any()):
         return
     label = None if "theory" in axes.get_legend_handles_labels()[1] else "theory"
-    axes.plot(row.trajectory["step"], expected, color="black", linestyle="--", linewidth=0.8, label=label, zorder=3)
+    axes.plot(
+        row.trajectory["step"],
+        expected,
+        color="black",
+        linestyle="--",
+        linewidth=0.8,
+        label=label,
+        zorder=3,
+    )
     axes.legend(fontsize=7)
 
 
-def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, *, linear: bool = False, **style: Any) -> None:
+def _curve(
+    axes: Any, steps: np.ndarray, values: np.ndarray, *, linear: bool = False, **style: Any
+) -> None:
     positive = np.isfinite(values) & ((values > 0) | linear)
-    axes.plot(steps[positive], values[positive], **{"marker": ".", "markersize": 3, "linewidth": 1} | style)
+    axes.plot(
+        steps[positive],
+        values[positive],
+        **{"marker": ".", "markersize": 3, "linewidth": 1} | style,
+    )
     # Step 0 has its place on the axis too: linear up to 1, logarithmic from there.
     axes.set_xscale("symlog", linthresh=1)
     if not linear:
@@ -255,7 +332,9 @@ def _shown(problem: Problem, factors: Factors) -> tuple[np.ndarray, np.ndarray, 
     return whole, estimate, estimate - whole
 
 
-def _cells(pattern: Pattern, entries: Tensor, factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cells(
+    pattern: Pattern, entries: Tensor, factors: Factors
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over cells: of D and D̂ − D those of the observed entries, NaN where none is; of D̂ those of all entries."""
     left, right = (X.to(torch.float64) for X in (product(factors[:-1]), factors[-1]))
     bins = [torch.arange(size) * min(size, PIXELS) // size for size in pattern.D.shape]
@@ -287,7 +366,11 @@ def _picture(X: np.ndarray, cmap: str, low: float, high: float) -> np.ndarray:
         X = X.T
     blocks = [max(1, round(size / PIXELS)) for size in X.shape]
     X = X[: X.shape[0] // blocks[0] * blocks[0], : X.shape[1] // blocks[1] * blocks[1]]
-    X = X.reshape(X.shape[0] // blocks[0], blocks[0], -1, blocks[1])[:, 0, :, 0] if max(blocks) > 1 else X
+    X = (
+        X.reshape(X.shape[0] // blocks[0], blocks[0], -1, blocks[1])[:, 0, :, 0]
+        if max(blocks) > 1
+        else X
+    )
     grow = max(1, PIXELS // max(X.shape))
     X = np.kron(X, np.ones((grow, grow)))
     scaled = np.clip((X - low) / ((high - low) or 1.0), 0, 1)

@@ -38,7 +38,9 @@ class Triplets(NamedTuple):
         """Those of W₁…W_L, r = min(n, k, m), from two QR factorizations and a k×k product."""
         first, *inner, last = factors
         (Q, R), (P, S) = torch.linalg.qr(first), torch.linalg.qr(last.mT)
-        U, sigma, Vh = torch.linalg.svd(reduce(torch.matmul, (R, *inner)) @ S.mT, full_matrices=False)
+        U, sigma, Vh = torch.linalg.svd(
+            reduce(torch.matmul, (R, *inner)) @ S.mT, full_matrices=False
+        )
         return cls(Q @ U, sigma, P @ Vh.mT)
 
 
@@ -240,10 +242,16 @@ def observe(
     if snr is not None and noise:
         raise Refused(f"problem.snr={snr} beside problem.noise={noise}: allowed is one of the two")
     draws: dict[str, str] = {}
-    n, m = shape = (whole[0].shape[0], whole[-1].shape[1]) if isinstance(whole, tuple) else tuple(whole.shape)
+    n, m = shape = (
+        (whole[0].shape[0], whole[-1].shape[1]) if isinstance(whole, tuple) else tuple(whole.shape)
+    )
     there = None if isinstance(whole, tuple) else _whole_or(~whole.flatten().isnan())
     size = n * m if there is None else len(there)
-    seen = _mask_seen(observed, mask, shape, there) if mask else _share_seen(observed, size, seed, draws)
+    seen = (
+        _mask_seen(observed, mask, shape, there)
+        if mask
+        else _share_seen(observed, size, seed, draws)
+    )
     at = there if seen is None else seen if there is None else there[seen]
     if isinstance(whole, tuple) and not (at is not None and sparse.suits(n, m, len(at))):
         whole = whole[0] @ whole[1]
@@ -264,7 +272,9 @@ def observe(
     aside = _set_aside(len(values), heldout, seed, draws)
     disturbed = values is not clean
     known = generated or (there is None and (seen is not None or disturbed))
-    plain = isinstance(whole, Tensor) and at is None and not disturbed  # then D is the truth, and not a copy of it
+    plain = (
+        isinstance(whole, Tensor) and at is None and not disturbed
+    )  # then D is the truth, and not a copy of it
     return replace(
         _laid_out(whole if plain else values, shape, at, aside),  # type: ignore[arg-type]
         truth=whole if known else None,
@@ -297,7 +307,9 @@ def _peak(whole: Tensor | Factors) -> float:
     if isinstance(whole, Tensor):
         return float(whole.nan_to_num().abs().max())
     A, B = whole
-    return max(float((rows @ B).abs().max()) for rows in torch.split(A, max(1, PIECE // B.shape[1])))
+    return max(
+        float((rows @ B).abs().max()) for rows in torch.split(A, max(1, PIECE // B.shape[1]))
+    )
 
 
 def _set_aside(size: int, share: float, seed: int, draws: dict[str, str]) -> Tensor | None:
@@ -318,28 +330,40 @@ def _whole_or(chosen: Tensor) -> Tensor | None:
     return None if chosen.all() else chosen.nonzero()[:, 0]
 
 
-def _share_seen(observed: float | int, size: int, seed: int, draws: dict[str, str]) -> Tensor | None:
+def _share_seen(
+    observed: float | int, size: int, seed: int, draws: dict[str, str]
+) -> Tensor | None:
     """Which of so many entries are observed, ascending; None: all."""
     if not (0 < observed <= 1 or (isinstance(observed, int) and 1 <= observed <= size)):
-        raise Refused(f"problem.observed={observed}: allowed is a share in (0, 1] or a count up to {size}")
+        raise Refused(
+            f"problem.observed={observed}: allowed is a share in (0, 1] or a count up to {size}"
+        )
     count = round(observed * size) if observed <= 1 else int(observed)
     if count == size:
         return None
     if count == 0:
-        raise Refused(f"problem.observed={observed}: no entry of {size} is left; allowed is at least 1/{size}")
+        raise Refused(
+            f"problem.observed={observed}: no entry of {size} is left; allowed is at least 1/{size}"
+        )
     digest = _hash()
     seen = _least(count, size, stream("problem mask", seed), digest)
     draws["mask"] = digest.hexdigest()
     return seen
 
 
-def _mask_seen(observed: float | int, path: str, shape: tuple[int, ...], there: Tensor | None) -> Tensor | None:
+def _mask_seen(
+    observed: float | int, path: str, shape: tuple[int, ...], there: Tensor | None
+) -> Tensor | None:
     """Which of the entries that are there a given mask lets through, ascending; None: all."""
     if observed != 1:
-        raise Refused(f"problem.mask={path} beside problem.observed={observed}: allowed is one of the two")
+        raise Refused(
+            f"problem.mask={path} beside problem.observed={observed}: allowed is one of the two"
+        )
     given = files.read(path, f"problem.mask={path}")
     if tuple(given.shape) != shape:
-        raise Refused(f"problem.mask={path}: a mask of shape {tuple(given.shape)}; allowed is that of D, {shape}")
+        raise Refused(
+            f"problem.mask={path}: a mask of shape {tuple(given.shape)}; allowed is that of D, {shape}"
+        )
     through = (given.nan_to_num() != 0).flatten()
     through = through if there is None else through[there]
     if not through.any():
@@ -347,7 +371,9 @@ def _mask_seen(observed: float | int, path: str, shape: tuple[int, ...], there: 
     return _whole_or(through)
 
 
-def _laid_out(values: Tensor, shape: tuple[int, int], at: Tensor | None, aside: Tensor | None) -> Problem:
+def _laid_out(
+    values: Tensor, shape: tuple[int, int], at: Tensor | None, aside: Tensor | None
+) -> Problem:
     """The problem with values at some positions of the flattened matrix (None: everywhere), some of them set aside."""
     if at is None and aside is None:
         return Problem(values.view(shape) if values.ndim == 1 else values)
@@ -423,7 +449,11 @@ def _found(wanted: Tensor, among: Tensor) -> Tensor:
 
 def notebook() -> Problem:
     """The 3×4 matrix of rank 2 that the founding notebook printed, to its four decimals."""
-    D = [[0.0456, 0.1537, 0.0830, 0.0980], [0.2683, 0.4260, 0.4277, 0.4913], [0.4779, 0.7156, 0.7563, 0.8673]]
+    D = [
+        [0.0456, 0.1537, 0.0830, 0.0980],
+        [0.2683, 0.4260, 0.4277, 0.4913],
+        [0.4779, 0.7156, 0.7563, 0.8673],
+    ]
     return of(torch.tensor(D, dtype=torch.float64))
 
 
@@ -460,8 +490,14 @@ def synthetic(
     """
     if condition < 1:
         raise Refused(f"problem.condition={condition}: allowed is a number of at least 1")
-    key = f"problem.rank={rank}" if spectrum is None else f"problem.spectrum of length {len(spectrum)}"
-    sigma = torch.as_tensor(np.linspace(1, 1 / condition, rank) if spectrum is None else spectrum, dtype=torch.float64)
+    key = (
+        f"problem.rank={rank}"
+        if spectrum is None
+        else f"problem.spectrum of length {len(spectrum)}"
+    )
+    sigma = torch.as_tensor(
+        np.linspace(1, 1 / condition, rank) if spectrum is None else spectrum, dtype=torch.float64
+    )
     r = len(sigma)
     if not 1 <= r <= min(n, m):
         raise Refused(f"{key}: allowed is 1 to min(n, m) = {min(n, m)}")

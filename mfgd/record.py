@@ -45,7 +45,9 @@ class Row:
         finite = loss[np.isfinite(loss)]
         values = {
             "final_loss": float(loss[-1]) if ended else math.nan,
-            "final_relative_error": float(self.trajectory["relative_error"][-1]) if ended else math.nan,
+            "final_relative_error": float(self.trajectory["relative_error"][-1])
+            if ended
+            else math.nan,
             "best_loss": float(finite.min()) if len(finite) else math.nan,
             "steps_run": float(steps[-1]),
             "solve_seconds": float(self.trajectory["seconds"][-1]),
@@ -93,7 +95,9 @@ class Row:
         i = after[0]
         low, high = reached[i - 1 : i + 1]
         odds = [math.log(x / (1 - x)) if 0 < x < 1 else math.nan for x in (low, high)]
-        share = odds[0] / (odds[0] - odds[1]) if np.isfinite(odds).all() else (0.5 - low) / (high - low)
+        share = (
+            odds[0] / (odds[0] - odds[1]) if np.isfinite(odds).all() else (0.5 - low) / (high - low)
+        )
         return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
 
     def early_stop(self) -> tuple[float, float]:
@@ -149,7 +153,9 @@ def geometric(
 
 
 def follow(
-    states: Iterator[State], measure: Callable[[State], dict[str, Tensor]], snapshots: frozenset[int] = frozenset()
+    states: Iterator[State],
+    measure: Callable[[State], dict[str, Tensor]],
+    snapshots: frozenset[int] = frozenset(),
 ) -> list[Row]:
     """Run a stream of batched states to its end and give each of its runs a row.
 
@@ -169,8 +175,12 @@ def follow(
         outcome = state.outcome.cpu().numpy()
         seconds += time.perf_counter() - clock
         ones = np.ones(len(outcome))
-        measures = {name: value.to(torch.float64).cpu().numpy() for name, value in measure(state).items()}
-        columns.append({"step": state.step * ones, "seconds": seconds / len(outcome) * ones} | measures)
+        measures = {
+            name: value.to(torch.float64).cpu().numpy() for name, value in measure(state).items()
+        }
+        columns.append(
+            {"step": state.step * ones, "seconds": seconds / len(outcome) * ones} | measures
+        )
         lengths = lengths + (running & ones.astype(bool))
         running = outcome == RUNNING
         if state.step in snapshots:
@@ -184,5 +194,7 @@ def follow(
         factors = tuple(W[b].cpu().clone() for W in state.factors)
         end = int(trajectory["step"][-1])
         images = [(step, tuple(W[b] for W in Ws)) for step, Ws in kept if step < end]
-        rows.append(Row(OUTCOMES[code], trajectory, factors, [*images, (end, factors)] if snapshots else []))
+        rows.append(
+            Row(OUTCOMES[code], trajectory, factors, [*images, (end, factors)] if snapshots else [])
+        )
     return rows

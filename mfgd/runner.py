@@ -48,11 +48,17 @@ def perform(batch: Sequence[Job], store: Store, report: Report) -> None:
                 failed = isinstance(result, Exception)
                 problem = None if failed else sweep.problem_of(point.problem)
                 run_id = store.write(point, result, problem)
-                loss = float("nan") if isinstance(result, Exception) else float(result.trajectory["loss"][-1])
+                loss = (
+                    float("nan")
+                    if isinstance(result, Exception)
+                    else float(result.trajectory["loss"][-1])
+                )
                 report(Done(position, run_id, loss, failed))
 
 
-def perform_all(batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int) -> None:
+def perform_all(
+    batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int
+) -> None:
     """Performs batches, side by side where there are several and workers for them.
 
     Raises:
@@ -68,7 +74,9 @@ def perform_all(batches: Sequence[Sequence[Job]], store: Store, report: Report, 
 class _Crew:
     """Processes that each perform one batch after another; a pipe to each brings batches there and reports back."""
 
-    def __init__(self, batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int) -> None:
+    def __init__(
+        self, batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int
+    ) -> None:
         self.waiting = deque(batches)
         self.store, self.report, self.size = store, report, min(workers, len(batches))
         self.hands: dict[Connection, tuple[ForkServerProcess, dict[int, Point]]] = {}
@@ -135,7 +143,9 @@ class _Crew:
             return
         if len(left) == 1:
             ((position, point),) = left.items()
-            error = RuntimeError(f"the process that solved this run died with exit code {process.exitcode}")
+            error = RuntimeError(
+                f"the process that solved this run died with exit code {process.exitcode}"
+            )
             self.report(Done(position, self.store.write(point, error, None), float("nan"), True))
         else:
             self.waiting.extendleft([job] for job in reversed(left.items()))

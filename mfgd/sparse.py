@@ -52,7 +52,9 @@ class Pattern:
     def rows(self) -> Tensor:
         """(N,), the row of each entry."""
         starts = self.D.crow_indices()
-        return torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())
+        return torch.repeat_interleave(
+            torch.arange(len(starts) - 1, device=starts.device), starts.diff()
+        )
 
     @property
     def columns(self) -> Tensor:
@@ -61,7 +63,9 @@ class Pattern:
 
     def sampled(self, A: Tensor, B: Tensor) -> Tensor:
         """The entries of A B, A (*, n, k) and B (*, k, m)."""
-        found = torch.sparse.sampled_addmm(self.D, A.reshape(A.shape[-2:]), B.reshape(B.shape[-2:]), beta=0.0)
+        found = torch.sparse.sampled_addmm(
+            self.D, A.reshape(A.shape[-2:]), B.reshape(B.shape[-2:]), beta=0.0
+        )
         return found.values().view(*A.shape[:-2], 1, -1)
 
     def times(self, values: Tensor, X: Tensor) -> Tensor:
@@ -71,19 +75,25 @@ class Pattern:
     def transposed_times(self, values: Tensor, X: Tensor) -> Tensor:
         """Sᵀ X, (*, m, k), S the matrix of these values and X (*, n, k)."""
         starts, columns, order = self._transposed
-        S = compressed(starts, columns, values.reshape(-1).index_select(0, order), *self.D.shape[::-1])
+        S = compressed(
+            starts, columns, values.reshape(-1).index_select(0, order), *self.D.shape[::-1]
+        )
         return (S @ X.reshape(X.shape[-2:])).view(*X.shape[:-2], -1, X.shape[-1])
 
     def filled(self, values: Tensor) -> Tensor:
         """The matrix of these values, in compressed rows (n, m)."""
-        return compressed(self.D.crow_indices(), self.D.col_indices(), values.reshape(-1), *self.D.shape)
+        return compressed(
+            self.D.crow_indices(), self.D.col_indices(), values.reshape(-1), *self.D.shape
+        )
 
     @cached_property
     def _transposed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Column starts, rows, and the order of the entries, column by column."""
         m, columns = self.D.shape[1], self.columns
         order = columns.argsort(stable=True)
-        starts = torch.searchsorted(columns[order], torch.arange(m + 1, dtype=columns.dtype, device=columns.device))
+        starts = torch.searchsorted(
+            columns[order], torch.arange(m + 1, dtype=columns.dtype, device=columns.device)
+        )
         return starts.to(torch.int32), self.rows[order].to(torch.int32), order.to(torch.int32)
 
 
@@ -91,7 +101,10 @@ def as_scipy(D: Tensor) -> Any:
     """A matrix in compressed rows as SciPy has it."""
     from scipy.sparse import csr_array
 
-    return csr_array((D.values().numpy(), D.col_indices().numpy(), D.crow_indices().numpy()), shape=tuple(D.shape))
+    return csr_array(
+        (D.values().numpy(), D.col_indices().numpy(), D.crow_indices().numpy()),
+        shape=tuple(D.shape),
+    )
 
 
 def apart(left: Factors, right: Factors) -> Tensor:

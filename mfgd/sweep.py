@@ -66,7 +66,10 @@ def batches(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
 
 def solve(points: Sequence[Point]) -> list[Row]:
     """The rows of points of one batch, in their order. Each is what it would be alone."""
-    known = {component: problem_of(component) for component in dict.fromkeys(point.problem for point in points)}
+    known = {
+        component: problem_of(component)
+        for component in dict.fromkeys(point.problem for point in points)
+    }
     with serially(*known[points[0].problem].shape):
         return _solve(points, known)
 
@@ -75,7 +78,8 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
     first = points[0]
     problems = [known[point.problem] for point in points]
     optima = [
-        oracles.optimum(p, point.loss(), point.rank, point.depth) for p, point in zip(problems, points, strict=True)
+        oracles.optimum(p, point.loss(), point.rank, point.depth)
+        for p, point in zip(problems, points, strict=True)
     ]
     starts = [_start(problem, point) for problem, point in zip(problems, points, strict=True)]
 
@@ -84,13 +88,20 @@ def _solve(points: Sequence[Point], known: dict[Component, Problem]) -> list[Row
 
     def made(components: Sequence[Component]) -> Any:
         values = {key: [dict(c.items)[key] for c in components] for key, _ in components[0].items}
-        return components[0].function(**{k: column(v) if isinstance(v[0], float) else v[0] for k, v in values.items()})
+        return components[0].function(
+            **{k: column(v) if isinstance(v[0], float) else v[0] for k, v in values.items()}
+        )
 
-    cast = {component: problem.to(first.dtype, first.device) for component, problem in known.items()}
+    cast = {
+        component: problem.to(first.dtype, first.device) for component, problem in known.items()
+    }
     n, m = problems[0].shape
-    stack: Stack = interleaved if interleaves(n, first.rank, m, len(points), first.device) else torch.stack
+    stack: Stack = (
+        interleaved if interleaves(n, first.rank, m, len(points), first.device) else torch.stack
+    )
     objective = Objective(
-        _stacked([cast[point.problem] for point in points], stack), made([point.loss for point in points])
+        _stacked([cast[point.problem] for point in points], stack),
+        made([point.loss for point in points]),
     )
     optimum = column(optima)[:, 0, 0]
     tolerance = column([point.tolerance for point in points])[:, 0, 0]
@@ -133,31 +144,45 @@ def _targets(problems: Sequence[Problem], first: Point) -> Triplets | None:
         if id(problem) not in found:
             if problem.triplets is None:
                 return None
-            found[id(problem)] = [X[..., :r].to(first.device, first.dtype) for X in problem.triplets]
-    return Triplets(*(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True)))
+            found[id(problem)] = [
+                X[..., :r].to(first.device, first.dtype) for X in problem.triplets
+            ]
+    return Triplets(
+        *(torch.stack(X) for X in zip(*(found[id(problem)] for problem in problems), strict=True))
+    )
 
 
-def _finish(point: Point, problem: Problem, start: Factors, unit: float, optimum: float, row: Row) -> None:
+def _finish(
+    point: Point, problem: Problem, start: Factors, unit: float, optimum: float, row: Row
+) -> None:
     """What is known of a run once it has ended: rates, times, and what theory says."""
     rate = unit * point.lr[-1]
     constant = point.schedule.function is schedule.constant and len(point.lr) == 1
     row.values["lr_absolute"] = rate
     if point.diagnostics != "basic":
         row.trajectory["contraction"] = row.contraction()
-        if "heldout_error" in row.trajectory or (problem.truth is not None and problem.truth is not problem.D):
+        if "heldout_error" in row.trajectory or (
+            problem.truth is not None and problem.truth is not problem.D
+        ):
             row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
         sigma = problem.spectrum
-        for i, goal in enumerate([] if sigma is None else sigma[: min(point.rank, metrics.SIGMAS)].tolist(), 1):
+        for i, goal in enumerate(
+            [] if sigma is None else sigma[: min(point.rank, metrics.SIGMAS)].tolist(), 1
+        ):
             if goal > 0 and math.isfinite(half := row.half_time(f"mode.{i}", goal)):
                 row.values[f"half_time.{i}"] = half
     if "sharpness" in row.trajectory and point.optimizer.function is optimizer.gd and constant:
         row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / rate)
     row.tags |= {f"draw.{kind}": hash for kind, hash in problem.draws.items()}
     init, shape = _unscaled(point.init), (point.rank, point.depth, point.seed)
-    row.tags["draw.init"] = hashed(*start) if init == point.init else _drawn(init, point.problem, *shape)
+    row.tags["draw.init"] = (
+        hashed(*start) if init == point.init else _drawn(init, point.problem, *shape)
+    )
     keys = point.optimizer.arguments
     lr = rate if constant else math.nan
-    setting = oracles.Setting(problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance, optimum)
+    setting = oracles.Setting(
+        problem, point.loss(), start, point.optimizer.name, keys, lr, point.tolerance, optimum
+    )
     oracles.judge(setting, row)
 
 
@@ -194,13 +219,17 @@ def _factors(component: Component, problem: Problem, rank: int, depth: int, seed
     factors = init(problem, widths, stream("init", seed))
     shapes = [tuple(W.shape) for W in factors]
     if shapes != list(pairwise(widths)):
-        raise ValueError(f"init={component.name} gave shapes {shapes}; needed are {list(pairwise(widths))}")
+        raise ValueError(
+            f"init={component.name} gave shapes {shapes}; needed are {list(pairwise(widths))}"
+        )
     return factors
 
 
 def _unscaled(init: Component) -> Component:
     """The initialization at scale 1, if it has one: at any scale it is the same draw."""
-    return replace(init, items=tuple((key, 1.0 if key == "scale" else value) for key, value in init.items))
+    return replace(
+        init, items=tuple((key, 1.0 if key == "scale" else value) for key, value in init.items)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -218,7 +247,9 @@ def _unit(point: Point, problem: Problem, start: Factors) -> float:
     else:
         unit = 2 / float(metrics.sharpness(Objective(problem, point.loss()), start))
     if not 0 < unit < math.inf:
-        raise Refused(f"lr_unit={point.lr_unit} with loss={point.loss.name}: no such rate; allowed is absolute")
+        raise Refused(
+            f"lr_unit={point.lr_unit} with loss={point.loss.name}: no such rate; allowed is absolute"
+        )
     return unit
 
 
@@ -231,7 +262,10 @@ def unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
     limits: dict[Any, float] = {}
     for point in points:
         choices = point.optimizer.function, point.loss.function, point.schedule.function
-        known = choices == (optimizer.gd, loss.squared, schedule.constant) and point.lr_unit != "sharpness"
+        known = (
+            choices == (optimizer.gd, loss.squared, schedule.constant)
+            and point.lr_unit != "sharpness"
+        )
         if not known or point.optimizer.arguments["alternating"]:
             continue
         key = _seedless(point.problem), point.loss, point.depth, point.lr_unit
@@ -248,7 +282,9 @@ def _limit(point: Point) -> float:
         problem = problem_of(point.problem)
     except Exception:  # it fails again, as a run of its own, when it is solved
         return math.nan
-    unit = oracles.rate_unit(problem, point.loss(), point.depth) if point.lr_unit == "sigma1" else 1.0
+    unit = (
+        oracles.rate_unit(problem, point.loss(), point.depth) if point.lr_unit == "sigma1" else 1.0
+    )
     return oracles.rate_limit(problem, point.loss(), point.depth) / unit
 
 
@@ -263,10 +299,17 @@ def _layout(point: Point) -> tuple[Any, ...]:
     except Refused:
         raise
     except Exception:
-        return (2, 1, 1, point.problem)  # alone with its kind: it fails again, as a run of its own, when it is solved
+        return (
+            2,
+            1,
+            1,
+            point.problem,
+        )  # alone with its kind: it fails again, as a run of its own, when it is solved
     if problem.pattern is not None:
         return (1, *problem.shape, SPARSE)
-    held = tuple(array is not None for array in (problem.D, problem.mask, problem.truth, problem.heldout))
+    held = tuple(
+        array is not None for array in (problem.D, problem.mask, problem.truth, problem.heldout)
+    )
     return (2 + held[1], *problem.shape, held)
 
 
@@ -286,16 +329,23 @@ def _check(point: Point) -> None:
 
 def _seedless(component: Component) -> Component:
     """The component without its seed, which moves what is drawn and not its shape."""
-    return replace(component, items=tuple((key, value) for key, value in component.items if key != "seed"))
+    return replace(
+        component, items=tuple((key, value) for key, value in component.items if key != "seed")
+    )
 
 
 def _identity(point: Point) -> tuple[Any, ...]:
     """What runs of one batch have in common, beside the problem's layout."""
 
     def identity(component: Component) -> tuple[Any, ...]:
-        return component.function, tuple((key, None if isinstance(v, float) else v) for key, v in component.items)
+        return component.function, tuple(
+            (key, None if isinstance(v, float) else v) for key, v in component.items
+        )
 
-    parts = (identity(component) for component in (point.loss, point.optimizer, point.schedule, point.record))
+    parts = (
+        identity(component)
+        for component in (point.loss, point.optimizer, point.schedule, point.record)
+    )
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
     return (*parts, *numbers, point.dtype, point.device, point.diagnostics)
 

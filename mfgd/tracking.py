@@ -46,7 +46,9 @@ QUIET = {
 }
 """What MLflow would do for every run of a thousand: report its use, print two lines, draw bars."""
 for _name, _value in QUIET.items():
-    os.environ.setdefault(_name, _value)  # it looks when it is imported, here or in a process that starts from this one
+    os.environ.setdefault(
+        _name, _value
+    )  # it looks when it is imported, here or in a process that starts from this one
 REQUEST = {"metrics": 1000, "params": 100}
 """What MLflow takes in one request."""
 CURVES = ("loss", "relative_error")
@@ -71,7 +73,11 @@ class Run(NamedTuple):
 
 
 def store(
-    *, uri: str | None, experiment: Annotated[str, MinLen(1)], figures: bool | Annotated[int, Ge(0)], points: Count
+    *,
+    uri: str | None,
+    experiment: Annotated[str, MinLen(1)],
+    figures: bool | Annotated[int, Ge(0)],
+    points: Count,
 ) -> Store:
     """Where runs are tracked.
 
@@ -116,33 +122,57 @@ class Store:
         try:
             known = self.client.get_experiment_by_name(self.experiment)
             if known is not None and known.lifecycle_stage != "active":
-                raise Refused(f"tracking.experiment={self.experiment}: was deleted; allowed is a name not in use")
+                raise Refused(
+                    f"tracking.experiment={self.experiment}: was deleted; allowed is a name not in use"
+                )
             local = urlsplit(self.uri).scheme not in ("http", "https")
             if known is None and local and not os.access(Path.cwd(), os.W_OK):
-                raise Refused(f"{Path.cwd()}: cannot be written to; allowed is a writable folder for mlartifacts/")
+                raise Refused(
+                    f"{Path.cwd()}: cannot be written to; allowed is a writable folder for mlartifacts/"
+                )
             place = (Path.cwd() / "mlartifacts" / self.experiment).as_uri() if local else None
-            self.experiment_id = known.experiment_id if known else self.client.create_experiment(self.experiment, place)
+            self.experiment_id = (
+                known.experiment_id
+                if known
+                else self.client.create_experiment(self.experiment, place)
+            )
         except MlflowException as error:
-            raise Refused(f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}") from None
+            raise Refused(
+                f"tracking.uri={_public(self.uri)}: {str(error).splitlines()[0]}"
+            ) from None
         self.tags = _tags()
 
     def begin(self, overrides: Sequence[str]) -> None:
         """Starts the parent run of a sweep; what is written from now on are its children."""
         tags = self.tags | {"overrides": " ".join(overrides)}
         name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        self.parent = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+        self.parent = self.client.create_run(
+            self.experiment_id, tags=tags, run_name=name
+        ).info.run_id
 
     def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
         """Writes one run, params, tags, metrics and artifacts, or a FAILED one with the traceback; its run id."""
         failed = isinstance(result, Exception)
         seconds = 0.0 if isinstance(result, Exception) else float(result.trajectory["seconds"][-1])
         start = int((time.time() - seconds) * 1000)
-        tags = self.tags | {"fingerprint": point.fingerprint, "overrides": " ".join(point.overrides)}
-        tags |= {"outcome": "error"} if isinstance(result, Exception) else {"outcome": result.outcome} | result.tags
+        tags = self.tags | {
+            "fingerprint": point.fingerprint,
+            "overrides": " ".join(point.overrides),
+        }
+        tags |= (
+            {"outcome": "error"}
+            if isinstance(result, Exception)
+            else {"outcome": result.outcome} | result.tags
+        )
         if self.parent:
             tags["mlflow.parentRunId"] = self.parent
-        name = " ".join(o for o in point.overrides if not o.startswith("experiment=")) or point.choices["problem"]
-        created = _patiently(partial(self.client.create_run, self.experiment_id, start, tags, name[:250]))
+        name = (
+            " ".join(o for o in point.overrides if not o.startswith("experiment="))
+            or point.choices["problem"]
+        )
+        created = _patiently(
+            partial(self.client.create_run, self.experiment_id, start, tags, name[:250])
+        )
         info = created.info
         status = "FAILED"
         try:
@@ -153,7 +183,9 @@ class Store:
             _patiently(partial(self.client.set_terminated, info.run_id, status, end_time=end))
         return info.run_id
 
-    def _log(self, info: Any, point: Point, result: Row | Exception, problem: Problem | None, start: int) -> None:
+    def _log(
+        self, info: Any, point: Point, result: Row | Exception, problem: Problem | None, start: int
+    ) -> None:
         from mlflow.entities import Metric, Param
 
         metrics = [] if isinstance(result, Exception) else self._metrics(point, result, start)
@@ -162,11 +194,15 @@ class Store:
             "metrics": [Metric(*values) for values in metrics],
         }
         for i in range(max(math.ceil(len(entries[kind]) / REQUEST[kind]) for kind in entries)):
-            lot: dict[str, Any] = {kind: entries[kind][i * most : (i + 1) * most] for kind, most in REQUEST.items()}
+            lot: dict[str, Any] = {
+                kind: entries[kind][i * most : (i + 1) * most] for kind, most in REQUEST.items()
+            }
             _patiently(partial(self.client.log_batch, info.run_id, **lot))
         drawn = self.expected <= self.figures
         with self._artifacts(info) as folder:
-            content = yaml.dump(point.resolved, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+            content = yaml.dump(
+                point.resolved, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True
+            )
             (folder / "config.yaml").write_text(content, encoding="utf-8")
             if isinstance(result, Exception):
                 (folder / "traceback.txt").write_text("".join(traceback.format_exception(result)))
@@ -217,7 +253,9 @@ class Store:
         assert problem is not None
         for step, factors in row.snapshots:
             for name, picture in plots.pictures(problem, factors).items():
-                self.client.log_image(run_id, picture, key=name, step=step, timestamp=start, synchronous=True)
+                self.client.log_image(
+                    run_id, picture, key=name, step=step, timestamp=start, synchronous=True
+                )
 
     def finish(self, status: str, unfinished: Sequence[Point] = ()) -> pandas.DataFrame:
         """Ends the sweep's own run, with the table and the overview figure of its children, and what was not run.
@@ -234,7 +272,9 @@ class Store:
         assert self.parent is not None
         try:
             begun = "attributes.status = 'RUNNING' and " + _children(self.parent)
-            for run in self.client.search_runs([self.experiment_id], begun):  # by a process that died
+            for run in self.client.search_runs(
+                [self.experiment_id], begun
+            ):  # by a process that died
                 self.client.set_terminated(run.info.run_id, "KILLED")
             runs = load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
             counts = dict(runs["tags.outcome"].value_counts()) if len(runs) else {}
@@ -342,9 +382,13 @@ def _probe_database(uri: str, name: str, writing: bool) -> str:
             file = Path(url.database).resolve()
             url = url.set(database=str(file))
             if writing and not os.access(file if file.exists() else file.parent, os.W_OK):
-                raise Refused(f"{name}: {file} cannot be written to; allowed is a file in a writable folder")
+                raise Refused(
+                    f"{name}: {file} cannot be written to; allowed is a file in a writable folder"
+                )
             if not writing and not file.exists():
-                raise Refused(f"{name}: no such file; allowed is a database that holds tracked runs")
+                raise Refused(
+                    f"{name}: no such file; allowed is a database that holds tracked runs"
+                )
         engine = sqlalchemy.create_engine(url)
         with engine.connect() as connection:
             if url.get_backend_name() == "sqlite":
@@ -399,7 +443,11 @@ def _tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if commit and _git("status", "--porcelain", "--untracked-files=no"):
         commit += "-dirty"
-    tags = {"git_commit": commit or "unknown", "mlflow.source.name": "mfgd", "mlflow.source.type": "LOCAL"}
+    tags = {
+        "git_commit": commit or "unknown",
+        "mlflow.source.name": "mfgd",
+        "mlflow.source.type": "LOCAL",
+    }
     with suppress(KeyError, OSError):  # a container's user without a name
         tags["mlflow.user"] = getpass.getuser()
     return tags
@@ -430,7 +478,9 @@ def _files(folder: Path, row: Row, problem: Problem, figures: bool) -> None:
 
 
 def _matrices(factors: Factors, problem: Problem) -> dict[str, Tensor]:
-    matrices = {name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)}
+    matrices = {
+        name: W.contiguous() for name, W in zip(factor_names(len(factors)), factors, strict=True)
+    }
     if problem.generated or problem.entries.numel() <= SMALL:
         D = problem.holed.to(factors[0].dtype)
         kept = (
@@ -469,7 +519,9 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
     reader = client(uri)
     with tempfile.TemporaryDirectory(prefix="mfgd-") as folder:
         try:
-            here = _folder(reader.get_run(run_id).info)  # ten times as fast as to ask MLflow for what lies there
+            here = _folder(
+                reader.get_run(run_id).info
+            )  # ten times as fast as to ask MLflow for what lies there
             paths = {
                 name: here / name if here else Path(reader.download_artifacts(run_id, name, folder))
                 for name in ("config.yaml", "trajectory.parquet", "matrices.safetensors")
@@ -488,7 +540,9 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
         return Run(config, pandas.read_parquet(paths["trajectory.parquet"]), matrices)
 
 
-def load_runs(*, experiment: str = "mfgd", parent: str | None = None, uri: str | None = None) -> pandas.DataFrame:
+def load_runs(
+    *, experiment: str = "mfgd", parent: str | None = None, uri: str | None = None
+) -> pandas.DataFrame:
     """Tracked runs, one a line, newest first: run_id, status, parent, params.*, metrics.* (last value) and tags.*.
 
     Args:
@@ -503,7 +557,9 @@ def load_runs(*, experiment: str = "mfgd", parent: str | None = None, uri: str |
     known = reader.get_experiment_by_name(experiment)
     if known is None:
         names = sorted(e.name for e in reader.search_experiments())
-        raise Refused(f"experiment {experiment}: none of that name is tracked here; allowed are {', '.join(names)}")
+        raise Refused(
+            f"experiment {experiment}: none of that name is tracked here; allowed are {', '.join(names)}"
+        )
     wanted = _children(parent) if parent else ""
     found: list[Any] = []
     token: str | None = None
@@ -520,8 +576,14 @@ def _lines(runs: Sequence[Any]) -> pandas.DataFrame:
 
     lines = []
     for run in runs:
-        line = {"run_id": run.info.run_id, "status": run.info.status, "parent": run.data.tags.get("mlflow.parentRunId")}
+        line = {
+            "run_id": run.info.run_id,
+            "status": run.info.status,
+            "parent": run.data.tags.get("mlflow.parentRunId"),
+        }
         line |= {f"params.{key}": value for key, value in run.data.params.items()}
         line |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}
-        lines.append(line | {f"tags.{k}": v for k, v in run.data.tags.items() if not k.startswith("mlflow.")})
+        lines.append(
+            line | {f"tags.{k}": v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+        )
     return pandas.DataFrame(lines)

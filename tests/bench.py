@@ -40,7 +40,13 @@ from mfgd.problem import Problem
 
 REPEATS = 5
 ROOT = Path(__file__).parents[1]
-GRID = ("rank=1,2", "lr=1e-3,2e-3,3e-3,4e-3,5e-3", "loss=squared,huber", "init=uniform,normal", "seed=range(25)")
+GRID = (
+    "rank=1,2",
+    "lr=1e-3,2e-3,3e-3,4e-3,5e-3",
+    "loss=squared,huber",
+    "init=uniform,normal",
+    "seed=range(25)",
+)
 """1,000 runs of the notebook's problem: mixed ranks, rates, losses, initializations and seeds."""
 FEW = (*GRID[:-2], "init=uniform")
 """20 of them."""
@@ -65,12 +71,21 @@ Work = Callable[[], float]
 
 
 def compare(
-    what: str, ours: Work, baseline: Work, *, against: str, target: str = "–", unit: str = "µs", inverse: bool = False
+    what: str,
+    ours: Work,
+    baseline: Work,
+    *,
+    against: str,
+    target: str = "–",
+    unit: str = "µs",
+    inverse: bool = False,
 ) -> Line:
     """Medians of what the two cost in turns, and of baseline/ours, or where a limit is approached of ours/baseline."""
 
     def rested(work: Work) -> float:
-        time.sleep(0.2)  # the threads of an OpenBLAS wait for more work without leaving their cores to anyone
+        time.sleep(
+            0.2
+        )  # the threads of an OpenBLAS wait for more work without leaving their cores to anyone
         return work()
 
     ours(), baseline()
@@ -106,7 +121,9 @@ def draw(n: int, m: int, rank: int, runs: int, dtype: torch.dtype, observed: flo
     return D if mask is None else D * mask, mask, (C.to(dtype), F.to(dtype))
 
 
-def notebook(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float) -> list[float]:
+def notebook(
+    D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float
+) -> list[float]:
     """The founding notebook's loop, with its autograd and its loss of every step."""
     C, F = (W.clone().requires_grad_() for W in factors)
     losses = []
@@ -123,14 +140,18 @@ def notebook(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: i
     return losses
 
 
-def mapped(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float) -> None:
+def mapped(
+    D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float
+) -> None:
     """The same of a batch of runs, by torch.func."""
 
     def objective(C: Tensor, F: Tensor, D: Tensor, mask: Tensor | None) -> Tensor:
         R = D - C @ F if mask is None else mask * (D - C @ F)
         return (R**2).sum()
 
-    gradient = torch.func.vmap(torch.func.grad(objective, (0, 1)), in_dims=(0, 0, 0, None if mask is None else 0))
+    gradient = torch.func.vmap(
+        torch.func.grad(objective, (0, 1)), in_dims=(0, 0, 0, None if mask is None else 0)
+    )
     C, F = factors
     for _ in range(steps):
         G, H = gradient(C, F, D, mask)
@@ -147,7 +168,9 @@ def batches(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor]) -> list[s
     return [slice(start, start + size) for start in range(0, len(D), size)]
 
 
-def solved(D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float) -> None:
+def solved(
+    D: Tensor, mask: Tensor | None, factors: Sequence[Tensor], steps: int, lr: float
+) -> None:
     """The same of a batch of runs, by mfgd."""
     n, m = D.shape[-2:]
     for part in batches(D, mask, factors):
@@ -203,7 +226,9 @@ def solver(size: Size, target: str, vmap: bool = True) -> list[Line]:
     piece = (D[part], None if mask is None else mask[part], [W[part] for W in factors])
 
     def ours() -> float:
-        return clock(lambda: solved(D, mask, factors, size.steps, RATE)) / size.runs / size.steps * 1e6
+        return (
+            clock(lambda: solved(D, mask, factors, size.steps, RATE)) / size.runs / size.steps * 1e6
+        )
 
     def loop() -> float:
         return clock(lambda: notebook(*one, size.base, RATE)) / size.base * 1e6
@@ -212,7 +237,9 @@ def solver(size: Size, target: str, vmap: bool = True) -> list[Line]:
         return clock(lambda: mapped(*piece, few, RATE)) / few / len(piece[0]) * 1e6
 
     try:
-        lines = [compare(f"a step of {size.name}", ours, loop, against="notebook loop", target=target)]
+        lines = [
+            compare(f"a step of {size.name}", ours, loop, against="notebook loop", target=target)
+        ]
         if vmap:
             lines.append(compare(f"a step of {size.name}", ours, vmapped, against="vmap(grad)"))
         return lines
@@ -235,7 +262,9 @@ def peak() -> Line:
 
     try:
         what = f"operations of {LARGE.name}"
-        return compare(what, ours, limit, unit="GFLOP/s", against="A @ A", target="≥ .9", inverse=True)
+        return compare(
+            what, ours, limit, unit="GFLOP/s", against="A @ A", target="≥ .9", inverse=True
+        )
     finally:
         torch.set_num_threads(1)
 
@@ -253,14 +282,23 @@ def _work(_: object) -> float:
 def two_workers() -> Line:
     """Wall time of 256 runs in one process and in two that share them."""
     context = multiprocessing.get_context("spawn")
-    pipes = [context.Pool(1, _share, (runs,)) for runs in (slice(0, 256), slice(0, 128), slice(128, 256))]
+    pipes = [
+        context.Pool(1, _share, (runs,)) for runs in (slice(0, 256), slice(0, 128), slice(128, 256))
+    ]
 
     def wall(pools: list[Any]) -> float:
         return clock(lambda: [job.get() for job in [pool.map_async(_work, [0]) for pool in pools]])
 
     try:
         what = f"{MEDIUM.name} by two workers"
-        return compare(what, lambda: wall(pipes[1:]), lambda: wall(pipes[:1]), against="one", target="≥ 1.8", unit="s")
+        return compare(
+            what,
+            lambda: wall(pipes[1:]),
+            lambda: wall(pipes[:1]),
+            against="one",
+            target="≥ 1.8",
+            unit="s",
+        )
     finally:
         for pool in pipes:
             pool.terminate()
@@ -347,7 +385,10 @@ def memory() -> Line:
     return Line(what, "MiB", ours, whole, "D", ours / whole, ours / whole, ours / whole, "≤ 3")
 
 
-MOVIELENS = {"943×1682, 100,000 ratings": (943, 1682, 100_000), "10,000×5,000, 1,000,000": (10_000, 5_000, 1_000_000)}
+MOVIELENS = {
+    "943×1682, 100,000 ratings": (943, 1682, 100_000),
+    "10,000×5,000, 1,000,000": (10_000, 5_000, 1_000_000),
+}
 
 
 def rated(n: int, m: int, count: int) -> str:
@@ -356,7 +397,12 @@ def rated(n: int, m: int, count: int) -> str:
     ends = np.union1d(np.arange(n) * m + np.arange(n) % m, np.arange(m) + (np.arange(m) % n) * m)
     others = np.setdiff1d(generator.integers(0, n * m, 2 * count), ends)
     flat = np.sort(np.r_[ends, generator.choice(others, count - len(ends), replace=False)])
-    columns = zip((flat // m).tolist(), (flat % m).tolist(), generator.integers(1, 6, count).tolist(), strict=True)
+    columns = zip(
+        (flat // m).tolist(),
+        (flat % m).tolist(),
+        generator.integers(1, 6, count).tolist(),
+        strict=True,
+    )
     path = Path(f"{count}.data").resolve()
     path.write_text("".join(f"{user}\t{item}\t{rating}\t0\n" for user, item, rating in columns))
     return str(path)
@@ -369,27 +415,50 @@ def ratings() -> list[Line]:
 
     def step(problem: Problem, rank: int) -> Work:
         n, m = problem.shape
-        start = [0.1 * torch.randn(1, *shape, dtype=torch.float64) for shape in ((n, rank), (rank, m))]
+        start = [
+            0.1 * torch.randn(1, *shape, dtype=torch.float64) for shape in ((n, rank), (rank, m))
+        ]
         objective = Objective(problem, SQUARED)
-        return lambda: clock(lambda: [*descent(objective, method, tuple(start), lr=1e-5, records=[20])]) / 20 * 1000
+        return lambda: (
+            clock(lambda: [*descent(objective, method, tuple(start), lr=1e-5, records=[20])])
+            / 20
+            * 1000
+        )
 
     try:
         for name, size in MOVIELENS.items():
-            line = ("problem=ratings", f"problem.path={rated(*size)}", "rank=10", "steps=20", "init=normal")
+            line = (
+                "problem=ratings",
+                f"problem.path={rated(*size)}",
+                "rank=10",
+                "steps=20",
+                "init=normal",
+            )
             problem = sweep.problem_of(point(*line).problem)
             steps[name] = step(problem, 10)
             if len(steps) == 1:
                 mask = problem.pattern.filled(torch.ones_like(problem.entries)).to_dense()
-                dense, against = step(Problem(problem.D.to_dense()[None], mask[None]), 10), "dense under a mask"
+                dense, against = (
+                    step(Problem(problem.D.to_dense()[None], mask[None]), 10),
+                    "dense under a mask",
+                )
             else:
                 dense, against = next(iter(steps.values())), next(iter(steps))
             lines.append(
-                compare(f"a step of {name}, rank 10, 2 threads", steps[name], dense, against=against, unit="ms")
+                compare(
+                    f"a step of {name}, rank 10, 2 threads",
+                    steps[name],
+                    dense,
+                    against=against,
+                    unit="ms",
+                )
             )
             few = (line[0], f"problem.path={rated(30, 20, 100)}", *line[2:])
             ours, data = grown(few, line), size[2] * 12 / 2**20
             what = f"peak memory of {name}, rank 10, reading them included"
-            lines.append(Line(what, "MiB", ours, data, "ratings and columns", *[ours / data] * 3, "–"))
+            lines.append(
+                Line(what, "MiB", ours, data, "ratings and columns", *[ours / data] * 3, "–")
+            )
         return lines
     finally:
         torch.set_num_threads(1)
@@ -413,14 +482,23 @@ def composition() -> Line:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
 
     def ours() -> float:
-        return clock(lambda: multirun(lambda jobs: [config.read(*job).lr[0] for job in jobs], *GRID))
+        return clock(
+            lambda: multirun(lambda jobs: [config.read(*job).lr[0] for job in jobs], *GRID)
+        )
 
     def theirs() -> float:
         return clock(lambda: multirun(lambda job: 0.0, *FEW, "hydra/launcher=basic")) / 20 * 1000
 
     arguments = sys.argv[1:]
     try:
-        return compare("composing a job, of 1,000", ours, theirs, against="Hydra's own", target="≤ 3 ms", unit="ms")
+        return compare(
+            "composing a job, of 1,000",
+            ours,
+            theirs,
+            against="Hydra's own",
+            target="≤ 3 ms",
+            unit="ms",
+        )
     finally:
         sys.argv[1:] = arguments
 
@@ -448,14 +526,20 @@ def tracking() -> Line:
     ]
 
     def bare(metrics: list[Any], params: list[Any]) -> None:
-        run_id = store.client.create_run(store.experiment_id, tags=tags, run_name="bare").info.run_id
+        run_id = store.client.create_run(
+            store.experiment_id, tags=tags, run_name="bare"
+        ).info.run_id
         store.client.log_batch(run_id, metrics=metrics, params=params)
         store.client.log_artifacts(run_id, artifacts)
         store.client.set_terminated(run_id)
 
     return compare(
         "tracking a run, of 1,000",
-        lambda: clock(lambda: [store.write(p, row, D) for p, row in zip(points, rows, strict=True)]) / 50 * 1000,
+        lambda: (
+            clock(lambda: [store.write(p, row, D) for p, row in zip(points, rows, strict=True)])
+            / 50
+            * 1000
+        ),
         lambda: clock(lambda: [bare(*content) for content in contents]) / 50 * 1000,
         against="bare MLflow calls",
         target="≤ 1.2",
@@ -472,7 +556,10 @@ def fluent(job: DictConfig) -> float:
     D = instantiate(job.problem).D
     generator = torch.Generator().manual_seed(job.seed)
     draw = torch.rand if job.init._target_.endswith("uniform") else torch.randn
-    C, F = (draw(s, generator=generator, dtype=torch.float64).requires_grad_() for s in ((3, job.rank), (job.rank, 4)))
+    C, F = (
+        draw(s, generator=generator, dtype=torch.float64).requires_grad_()
+        for s in ((3, job.rank), (job.rank, 4))
+    )
     rho = instantiate(job.loss).value
     losses = []
     for _ in range(job.steps):
@@ -504,9 +591,13 @@ def end_to_end() -> Line:
 
     def wall(command: Sequence[str]) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            return clock(lambda: subprocess.run(command, cwd=folder, check=True, capture_output=True))
+            return clock(
+                lambda: subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            )
 
-    start = wall([*by_hand, "rank=1,2"])  # its imports and its database are paid once for a thousand runs
+    start = wall(
+        [*by_hand, "rank=1,2"]
+    )  # its imports and its database are paid once for a thousand runs
     return compare(
         "1,000 × 3×4, 10,000 steps, end to end",
         lambda: wall(command),  # seconds for 1,000 runs are milliseconds a run
@@ -538,7 +629,9 @@ def truncated_svd() -> list[Line]:
     def lines(spectrum: np.ndarray, name: str) -> Iterator[Line]:
         D = (U * spectrum) @ V.T
         enough = 0.5 * float((spectrum[k:] ** 2).sum()) * (1 + 1e-6)
-        objective = Objective(Problem(torch.tensor(D)[None]), loss.squared(scale=0.5, reduction="sum", penalty=0.0))
+        objective = Objective(
+            Problem(torch.tensor(D)[None]), loss.squared(scale=0.5, reduction="sum", penalty=0.0)
+        )
 
         def descended(records: Sequence[int]) -> Iterator[State]:
             return descent(objective, method, tuple(start), lr=1.0, records=records)
@@ -587,7 +680,11 @@ def nmf() -> Line:
             return 1000 * clock(lambda: model.fit_transform(D.D.numpy(), W=W.copy(), H=H.copy()))
 
     def ours() -> float:
-        return 1000 * clock(lambda: [*descent(Objective(batch, SQUARED), optimizer.mu(), start, lr=1.0, records=[200])])
+        return 1000 * clock(
+            lambda: [
+                *descent(Objective(batch, SQUARED), optimizer.mu(), start, lr=1.0, records=[200])
+            ]
+        )
 
     try:
         what = "200 updates of the digits, rank 10, mu, 2 threads"
@@ -650,7 +747,9 @@ def main() -> None:
     if names == list(BENCHES):
         table = "\n".join([f"On {machine()}:", "", *title, *map(row, lines)])
         readme = ROOT / "README.md"
-        text = re.sub(r"(?s)(<!-- bench -->\n).*(<!-- /bench -->)", rf"\1{table}\n\2", readme.read_text())
+        text = re.sub(
+            r"(?s)(<!-- bench -->\n).*(<!-- /bench -->)", rf"\1{table}\n\2", readme.read_text()
+        )
         readme.write_text(text)
 
 

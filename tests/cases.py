@@ -43,7 +43,9 @@ def _logcosh(r):
 LOSSES = {  # reference: ρ in NumPy
     "squared": Case({}, lambda r: r**2),
     "absolute": Case({}, np.abs),
-    "huber": Case({"delta": 0.7}, lambda r: np.where(abs(r) <= 0.7, r**2 / 2, 0.7 * (abs(r) - 0.35))),
+    "huber": Case(
+        {"delta": 0.7}, lambda r: np.where(abs(r) <= 0.7, r**2 / 2, 0.7 * (abs(r) - 0.35))
+    ),
     "logcosh": Case({}, _logcosh),
 }
 
@@ -53,7 +55,8 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "nesterov": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8, nesterov=True)),
     # A large epsilon: where a gradient is all rounding, Adam blows that up to a step of its usual length.
     "adam": Case(
-        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, partial(torch.optim.Adam, betas=(0.8, 0.95), eps=1e-3)
+        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3},
+        partial(torch.optim.Adam, betas=(0.8, 0.95), eps=1e-3),
     ),
     "scaled_gd": Case({"damping": 0.1, "damped_by": "number"}, None),
     "polyak": Case({"floor": 0.1, "metric": "scaled", "damping": 0.1}, None),
@@ -63,7 +66,10 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
 
 SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler
     "constant": Case({}, partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)),
-    "geometric": Case({"decay": 0.9}, lambda optimizer, budget: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)),
+    "geometric": Case(
+        {"decay": 0.9},
+        lambda optimizer, budget: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+    ),
     "cosine": Case({}, torch.optim.lr_scheduler.CosineAnnealingLR),
 }
 
@@ -114,7 +120,9 @@ def _ratings(folder: Path) -> Problem:
 
 PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "notebook": lambda folder: mfgd.problem.notebook(),
-    "synthetic": lambda folder: mfgd.problem.synthetic(**SYNTHETIC | {"observed": 0.6, "heldout": 0.2}),
+    "synthetic": lambda folder: mfgd.problem.synthetic(
+        **SYNTHETIC | {"observed": 0.6, "heldout": 0.2}
+    ),
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,
     "ratings": _ratings,
@@ -128,7 +136,9 @@ def options(group: str) -> set[str]:
 
 def loss(name: str, **keys: Any) -> Loss:
     """A loss with its example hyperparameters; by default the plain sum."""
-    return getattr(mfgd.loss, name)(**{"scale": 1.0, "reduction": "sum", "penalty": 0.0} | LOSSES[name].keys | keys)
+    return getattr(mfgd.loss, name)(
+        **{"scale": 1.0, "reduction": "sum", "penalty": 0.0} | LOSSES[name].keys | keys
+    )
 
 
 def optimizer(name: str, **keys: Any) -> Optimizer:
@@ -139,7 +149,10 @@ def optimizer(name: str, **keys: Any) -> Optimizer:
 
 def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
     """A small problem per run, each of its own seed."""
-    draws = [mfgd.problem.synthetic(**SYNTHETIC | PROBLEMS[name] | {"seed": seed}) for seed in range(prod(batch))]
+    draws = [
+        mfgd.problem.synthetic(**SYNTHETIC | PROBLEMS[name] | {"seed": seed})
+        for seed in range(prod(batch))
+    ]
 
     def stack(arrays: list[Tensor | None]) -> Tensor | None:
         return None if arrays[0] is None else torch.stack(arrays).reshape(*batch, N, M)
@@ -149,12 +162,20 @@ def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
 
 
 def factors(
-    batch: tuple[int, ...] = (), depth: int = 2, rank: int = RANK, seed: int = 0, n: int = N, m: int = M
+    batch: tuple[int, ...] = (),
+    depth: int = 2,
+    rank: int = RANK,
+    seed: int = 0,
+    n: int = N,
+    m: int = M,
 ) -> tuple[Tensor, ...]:
     """Gaussian factors, one draw a run."""
     generator = stream("cases", seed)
     widths = (n, *[rank] * (depth - 1), m)
-    return tuple(torch.randn(*batch, *shape, generator=generator, dtype=torch.float64) for shape in pairwise(widths))
+    return tuple(
+        torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
+        for shape in pairwise(widths)
+    )
 
 
 def column(*values: float) -> Tensor:

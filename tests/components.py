@@ -25,7 +25,14 @@ MEASURED: Sequence[tuple[ModuleType, Sequence[str]]] = [
     (
         metrics,
         [
-            *("relative_error", "heldout_error", "excess_loss", "balance", "singular_values", "effective_rank"),
+            *(
+                "relative_error",
+                "heldout_error",
+                "excess_loss",
+                "balance",
+                "singular_values",
+                "effective_rank",
+            ),
             *("modes", "angles", "factor_distance", "sharpness"),
         ],
     ),
@@ -61,7 +68,10 @@ def page() -> str:
         parts += [_title(module), *(_option(module, name) for name in options)]
     for module, names in MEASURED:
         index.append(_row(_name(module), [(f"{_name(module)}.{name}", name) for name in names]))
-        parts += [_title(module), *(_described(f"{_name(module)}.{name}", getattr(module, name)) for name in names)]
+        parts += [
+            _title(module),
+            *(_described(f"{_name(module)}.{name}", getattr(module, name)) for name in names),
+        ]
     return "\n\n".join([TOP, "\n".join(index), *parts]) + "\n"
 
 
@@ -84,7 +94,9 @@ def keys(module: ModuleType, name: str) -> list[tuple[str, str, str, str]]:
 
 def told(thing: Any) -> Told:
     """A docstring in its parts."""
-    prose, *sections = re.split(r"\n\n(?=(?:Args|Keys|Returns|Raises|Yields):\n)", inspect.getdoc(thing) or "")
+    prose, *sections = re.split(
+        r"\n\n(?=(?:Args|Keys|Returns|Raises|Yields):\n)", inspect.getdoc(thing) or ""
+    )
     paragraphs = prose.split("\n\n")
     sources = [text.removeprefix("Source: ") for text in paragraphs if text.startswith("Source: ")]
     meanings = {}
@@ -94,7 +106,11 @@ def told(thing: Any) -> Told:
             for entry in re.split(r"\n(?=    \S)", body):
                 key, _, meaning = " ".join(entry.split()).partition(": ")
                 meanings[key] = meaning.rstrip(".")
-    return Told([text for text in paragraphs if not text.startswith("Source: ")], " ".join(sources), meanings)
+    return Told(
+        [text for text in paragraphs if not text.startswith("Source: ")],
+        " ".join(sources),
+        meanings,
+    )
 
 
 def words(hint: Any) -> str:
@@ -107,8 +123,12 @@ def words(hint: Any) -> str:
     if origin is list:
         return f"list of: {words(arguments[0])}"
     if hasattr(hint, "__metadata__"):
-        return " ".join([words(arguments[0]), ", ".join(filter(None, map(_bound, hint.__metadata__)))]).strip()
-    kinds = sorted(arguments, key=lambda kind: kind is not NoneType)  # null first, as a list's own words are many
+        return " ".join(
+            [words(arguments[0]), ", ".join(filter(None, map(_bound, hint.__metadata__)))]
+        ).strip()
+    kinds = sorted(
+        arguments, key=lambda kind: kind is not NoneType
+    )  # null first, as a list's own words are many
     return " or ".join(words(kind) for kind in kinds if kind is not int or float not in kinds)
 
 
@@ -135,14 +155,20 @@ def _name(module: ModuleType) -> str:
 
 def _option(module: ModuleType, name: str) -> str:
     rows = [f"| `{key}` | {' | '.join(cells)} |" for key, *cells in keys(module, name)]
-    table = "\n".join(["| key | value | allowed | meaning |", "|---|---|---|---|", *rows]) if rows else "No keys."
+    table = (
+        "\n".join(["| key | value | allowed | meaning |", "|---|---|---|---|", *rows])
+        if rows
+        else "No keys."
+    )
     return _described(f"{_name(module)}={name}", getattr(module, name), table)
 
 
 def _described(title: str, function: Callable[..., Any], table: str = "") -> str:
     parts = told(function)
     source = f"Source: {_markdown(parts.source)}" if parts.source else ""
-    return "\n\n".join(filter(None, [f"### `{title}`", *map(_markdown, parts.paragraphs), table, source]))
+    return "\n\n".join(
+        filter(None, [f"### `{title}`", *map(_markdown, parts.paragraphs), table, source])
+    )
 
 
 def _markdown(text: str) -> str:

@@ -49,7 +49,9 @@ def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProc
             code = ended.code
         finally:
             for name in set(sys.modules) - modules:
-                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(
+                    tmp_path
+                ):
                     del sys.modules[name]
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
@@ -66,7 +68,13 @@ def demo(tmp_path_factory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            sweep = ("rank=2,3", "lr=4e-4,1e-3", "loss=squared,huber", "init=normal,spectral", "steps=60")
+            sweep = (
+                "rank=2,3",
+                "lr=4e-4,1e-3",
+                "loss=squared,huber",
+                "init=normal,spectral",
+                "steps=60",
+            )
             done = mfgd("--multirun", "experiment=demo", *sweep, cwd=folder)
             (folder / "stdout.txt").write_text(done.stdout)
             (folder / "stderr.txt").write_text(done.stderr)

@@ -29,8 +29,16 @@ def command(demo, monkeypatch, capfd):
 
 def test_table_csv_and_figure(demo, tmp_path):
     csv, figure = tmp_path / "runs.csv", tmp_path / "overview.png"
-    line = ("-c", "from mfgd.compare import main; main()", "--experiment=demo", "--top=5", f"--csv={csv}")
-    done = subprocess.run([sys.executable, *line, f"--figure={figure}"], cwd=demo, capture_output=True, text=True)
+    line = (
+        "-c",
+        "from mfgd.compare import main; main()",
+        "--experiment=demo",
+        "--top=5",
+        f"--csv={csv}",
+    )
+    done = subprocess.run(
+        [sys.executable, *line, f"--figure={figure}"], cwd=demo, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 6
@@ -58,9 +66,15 @@ def test_sorted_by_another_column(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--experiment=nope"], "mfgd: experiment nope: none of that name is tracked here; allowed are Default,"),
+        (
+            ["--experiment=nope"],
+            "mfgd: experiment nope: none of that name is tracked here; allowed are Default,",
+        ),
         (["--experiment=demo", "deadbeef"], "mfgd: deadbeef: no such run in experiment demo"),
-        (["--experiment=demo", "--sort=loss"], "mfgd: --sort=loss: no such column; allowed are metrics."),
+        (
+            ["--experiment=demo", "--sort=loss"],
+            "mfgd: --sort=loss: no such column; allowed are metrics.",
+        ),
         (["--uri=ftp://example.org"], "mfgd: tracking.uri=ftp://example.org: not supported"),
     ],
 )
@@ -72,7 +86,9 @@ def test_refused(command, arguments, message):
 
 
 def test_best_puts_what_has_no_number_last():
-    runs = pandas.DataFrame({"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")})
+    runs = pandas.DataFrame(
+        {"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")}
+    )
     assert "".join(compare.best(runs)["run_id"]) == "dbac"
 
 

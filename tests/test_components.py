@@ -14,7 +14,9 @@ from mfgd import config
 
 
 def test_page_is_current():
-    assert components.PAGE.read_text(encoding="utf-8") == components.page(), "conf/README.md is stale: make components"
+    assert components.PAGE.read_text(encoding="utf-8") == components.page(), (
+        "conf/README.md is stale: make components"
+    )
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -26,8 +26,21 @@ LINES = [
         "tolerance=0.5",
         "device=null",
     ],
-    *["loss=huber", "loss=absolute", "init=spectral", "init=normal", "problem=synthetic", "experiment=demo"],
-    *["loss.scale=0.5", "loss.penalty=2", "init.scale=0.01", "record.points=5", "record.steps=[1,2]"],
+    *[
+        "loss=huber",
+        "loss=absolute",
+        "init=spectral",
+        "init=normal",
+        "problem=synthetic",
+        "experiment=demo",
+    ],
+    *[
+        "loss.scale=0.5",
+        "loss.penalty=2",
+        "init.scale=0.01",
+        "record.points=5",
+        "record.steps=[1,2]",
+    ],
     *[
         "tracking.experiment='a b'",
         "tracking.experiment=x-y",
@@ -35,8 +48,21 @@ LINES = [
         "lr=${init.scale}",
         "rank='${seed}'",
     ],
-    *["+loss.width=2", "++loss.scale=3", "+note=hello", "~tolerance", "~loss.penalty", "hydra.verbose=true"],
-    *["tracking.uri=???", "optimizer=momentum", "optimizer.beta=0.5", "hydra.job.name=other", "batch_bytes=100"],
+    *[
+        "+loss.width=2",
+        "++loss.scale=3",
+        "+note=hello",
+        "~tolerance",
+        "~loss.penalty",
+        "hydra.verbose=true",
+    ],
+    *[
+        "tracking.uri=???",
+        "optimizer=momentum",
+        "optimizer.beta=0.5",
+        "hydra.job.name=other",
+        "batch_bytes=100",
+    ],
 ]
 
 
@@ -44,7 +70,9 @@ LINES = [
 def loaders():
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("config", ["hydra.verbose=false"], run_mode=RunMode.MULTIRUN)
+        master = loader.load_configuration(
+            "config", ["hydra.verbose=false"], run_mode=RunMode.MULTIRUN
+        )
         yield loader, Composer(loader), master
 
 
@@ -53,10 +81,19 @@ def composed(loader, master, lines):
         made = loader.load_sweep_config(master, list(lines))
     except HydraException as error:
         return type(error), str(error)
-    return repr(OmegaConf.to_container(made, resolve=False)), made._get_flag("struct"), made._metadata.object_type
+    return (
+        repr(OmegaConf.to_container(made, resolve=False)),
+        made._get_flag("struct"),
+        made._metadata.object_type,
+    )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(lines=st.lists(st.sampled_from(LINES), max_size=6))
 def test_equals_what_hydra_composes(loaders, lines):
     loader, composer, master = loaders
@@ -99,7 +136,9 @@ def test_hydra_composes_once_for_each_choice_of_options(loaders, monkeypatch):
     loader, _, master = loaders
     calls = []
     ordinary = loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: calls.append(given[1]) or ordinary(*given))
+    monkeypatch.setattr(
+        loader, "load_sweep_config", lambda *given: calls.append(given[1]) or ordinary(*given)
+    )
     composer = Composer(loader)
     for seed in range(20):
         for loss in ("huber", "squared"):

@@ -13,7 +13,11 @@ from omegaconf import OmegaConf
 
 from mfgd import config, sweep
 
-OPTIONS = [(group, path.stem) for group in config.GROUPS for path in sorted((config.CONF / group).glob("*.yaml"))]
+OPTIONS = [
+    (group, path.stem)
+    for group in config.GROUPS
+    for path in sorted((config.CONF / group).glob("*.yaml"))
+]
 EXPERIMENTS = sorted(path.stem for path in (config.CONF / "experiment").glob("*.yaml"))
 
 
@@ -28,18 +32,29 @@ def composed(*overrides: str) -> config.Point:
 def test_yaml_agrees_with_its_function(group, option):
     node = OmegaConf.to_container(OmegaConf.load(config.CONF / group / f"{option}.yaml"))
     assert node.pop("_target_") == f"mfgd.{group}.{option}"
-    parameters = inspect.signature(getattr(import_module(f"mfgd.{group}"), option)).parameters.values()
-    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty} == set(node)
+    parameters = inspect.signature(
+        getattr(import_module(f"mfgd.{group}"), option)
+    ).parameters.values()
+    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty} == set(
+        node
+    )
     assert len(node) == len(parameters)
 
 
 def test_schema_agrees_with_the_top_level():
-    keys = {key for key in OmegaConf.load(config.CONF / "config.yaml") if key not in ("defaults", "hydra")}
+    keys = {
+        key
+        for key in OmegaConf.load(config.CONF / "config.yaml")
+        if key not in ("defaults", "hydra")
+    }
     assert keys == set(config.Scalars.model_fields)
 
 
 def test_every_group_of_conf_is_read():
-    assert {path.name for path in config.CONF.iterdir() if path.is_dir()} == {*config.GROUPS, "experiment"}
+    assert {path.name for path in config.CONF.iterdir() if path.is_dir()} == {
+        *config.GROUPS,
+        "experiment",
+    }
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -52,7 +67,9 @@ def test_every_experiment_runs(experiment):
 
 
 def test_params_are_the_resolved_config_flattened():
-    params = composed("loss=huber", "loss.delta=2", "problem=synthetic", "problem.spectrum=[3,1]").params()
+    params = composed(
+        "loss=huber", "loss.delta=2", "problem=synthetic", "problem.spectrum=[3,1]"
+    ).params()
     assert params["loss"] == "huber"
     assert params["loss.delta"] == 2.0
     assert params["problem.spectrum"] == [3, 1]
@@ -61,7 +78,10 @@ def test_params_are_the_resolved_config_flattened():
 
 
 def test_fingerprint_sees_what_changes_a_number_and_nothing_else():
-    prints = {composed(*line).fingerprint for line in ([], ["seed=1"], ["lr=0.01"], ["loss.scale=0.5"], ["steps=9"])}
+    prints = {
+        composed(*line).fingerprint
+        for line in ([], ["seed=1"], ["lr=0.01"], ["loss.scale=0.5"], ["steps=9"])
+    }
     assert len(prints) == 5
     same = [[], ["tracking.experiment=other"], ["tracking.figures=0"], ["batch_bytes=1"]]
     assert len({composed(*line).fingerprint for line in same}) == 1
@@ -173,7 +193,9 @@ def test_read_only_directory(tmp_path):
     done = mfgd(cwd=tmp_path, preexec_fn=lambda: drop(24, 1, 0, 0, 0))
     assert (done.returncode, done.stdout) == (2, "")
     place = tmp_path / "mlflow.db"
-    assert done.stderr.startswith(f"mfgd: tracking.uri=sqlite:///mlflow.db: {place} cannot be written to; allowed is")
+    assert done.stderr.startswith(
+        f"mfgd: tracking.uri=sqlite:///mlflow.db: {place} cannot be written to; allowed is"
+    )
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

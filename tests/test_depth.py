@@ -54,10 +54,14 @@ def starts(tmp_path_factory) -> list[str]:
     folder, generator = tmp_path_factory.mktemp("starts"), np.random.default_rng(0)
     for depth in (3, 4):
         shapes = list(pairwise((N, *[RANK] * (depth - 1), M)))
-        arrays = {f"W{level}": generator.normal(size=shape) for level, shape in enumerate(shapes, 1)}
+        arrays = {
+            f"W{level}": generator.normal(size=shape) for level, shape in enumerate(shapes, 1)
+        }
         np.savez(folder / f"{depth}.npz", **arrays)
     paths = {"file": f" init.path={folder}/${{depth}}.npz"}
-    return [f"init={name} init.scale=0.6{paths.get(name, '')}" for name in INITS if name != "notebook"]
+    return [
+        f"init={name} init.scale=0.6{paths.get(name, '')}" for name in INITS if name != "notebook"
+    ]
 
 
 @cache
@@ -100,11 +104,16 @@ def test_descends(starts, method, alternating, depth):
 
 @DEPTHS
 def test_gradient_descent_is_torch_s(starts, depth):
-    runs = points(depth, starts, [f"loss={name} loss.penalty=0.1" for name in LOSSES], ["optimizer=gd"])
+    runs = points(
+        depth, starts, [f"loss={name} loss.penalty=0.1" for name in LOSSES], ["optimizer=gd"]
+    )
     runs = [replace(run, lr=(0.003,)) for run in runs]
     D = sweep.problem_of(runs[0].problem).D
     for run, row in zip(runs, solved(runs), strict=True):
-        start, theirs = row.snapshots[0][1], [W.clone().requires_grad_() for W in row.snapshots[0][1]]
+        start, theirs = (
+            row.snapshots[0][1],
+            [W.clone().requires_grad_() for W in row.snapshots[0][1]],
+        )
         sgd = torch.optim.SGD(theirs, lr=0.003)
         for _ in range(STEPS):
             sgd.zero_grad()
@@ -112,7 +121,9 @@ def test_gradient_descent_is_torch_s(starts, depth):
             (TORCH[run.loss.name](torch.linalg.multi_dot(theirs) - D).sum() + penalty).backward()
             sgd.step()
         for ours, W, before in zip(row.factors, theirs, start, strict=True):
-            assert_allclose(ours, W.detach(), rtol=1e-10, atol=1e-12, err_msg=f"{run.init.name} {run.loss.name}")
+            assert_allclose(
+                ours, W.detach(), rtol=1e-10, atol=1e-12, err_msg=f"{run.init.name} {run.loss.name}"
+            )
             assert not torch.equal(ours, before)
 
 
@@ -133,7 +144,15 @@ def test_what_is_for_two_factors_refuses(line, message, depth):
 @DEPTHS
 def test_rates_in_units_of_sigma1(depth):
     # From the balanced answer's own product, somewhat displaced: below the unit it is reached, beyond it is left.
-    line = ("init=spectral", "init.scale=0.999", "lr_unit=sigma1", "steps=3000", "problem.spectrum=[3,2,1]")
+    line = (
+        "init=spectral",
+        "init.scale=0.999",
+        "lr_unit=sigma1",
+        "steps=3000",
+        "problem.spectrum=[3,2,1]",
+    )
     below, beyond = (composed(*BASE, f"depth={depth}", *line, f"lr={lr}") for lr in (0.97, 1.03))
-    assert [row.trajectory["relative_error"][-1] < 1e-9 for row in sweep.solve([below, beyond])] == [True, False]
+    assert [
+        row.trajectory["relative_error"][-1] < 1e-9 for row in sweep.solve([below, beyond])
+    ] == [True, False]
     assert sweep.unstable([below, beyond]) == ([beyond], pytest.approx(1.0, rel=1e-12))

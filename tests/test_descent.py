@@ -60,7 +60,9 @@ def test_product(batch, depth):
 @DEPTHS
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kind", PROBLEMS)
-@pytest.mark.parametrize("keys", [{}, {"scale": 0.5, "reduction": "mean", "penalty": 0.3}], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "keys", [{}, {"scale": 0.5, "reduction": "mean", "penalty": 0.3}], ids=["plain", "weighted"]
+)
 def test_gradient_is_autograd(batch, depth, name, kind, keys):
     objective, start = Objective(problem(kind, batch), loss(name, **keys)), factors(batch, depth)
     expected = torch.func.grad(lambda Ws: objective.value(Ws).sum())(start)
@@ -86,7 +88,9 @@ def test_descent_commutes_with_a_rotation_of_the_factors(batch, name, optimizer)
     objective, (C, F) = Objective(problem("noisy", batch), loss(name, penalty=0.1)), factors(batch)
     Q = torch.linalg.qr(factors(seed=1, n=3, m=3)[0]).Q
     method = cases.optimizer(optimizer)
-    plain, turned = (states(objective, W, 0.01, range(31), method) for W in ((C, F), (C @ Q, Q.mT @ F)))
+    plain, turned = (
+        states(objective, W, 0.01, range(31), method) for W in ((C, F), (C @ Q, Q.mT @ F))
+    )
     for here, there in zip(plain, turned, strict=True):
         assert_allclose(product(there.factors), product(here.factors), rtol=1e-9, atol=1e-9)
 
@@ -107,7 +111,9 @@ def test_one_step_moves_both_factors_at_once(batch):
 @BATCHES
 def test_records_are_where_they_are_asked_for_and_move_nothing(batch):
     objective, start = Objective(problem("full", batch), HALF), factors(batch)
-    every, some = (states(objective, start, 0.02, records) for records in (range(21), [0, 3, 17, 20]))
+    every, some = (
+        states(objective, start, 0.02, records) for records in (range(21), [0, 3, 17, 20])
+    )
     assert [state.step for state in some] == [0, 3, 17, 20]
     assert all(equal(state.factors, every[state.step].factors) for state in some)
     assert all(torch.equal(state.loss, objective.value(state.factors)) for state in every)
@@ -122,7 +128,13 @@ def test_the_factors_given_stay_as_they_are(batch, optimizer):
     start = factors(batch)
     kept = [W.clone() for W in start]
     method = cases.optimizer(optimizer)
-    states(Objective(problem("masked", batch), loss("squared", scale=0.5, penalty=0.1)), start, 0.02, [0, 5], method)
+    states(
+        Objective(problem("masked", batch), loss("squared", scale=0.5, penalty=0.1)),
+        start,
+        0.02,
+        [0, 5],
+        method,
+    )
     assert equal(start, kept)
 
 
@@ -144,17 +156,27 @@ def test_a_batch_is_its_single_runs_bit_for_bit(optimizer, name, depth):
     method = cases.optimizer(optimizer)
     (whole,) = states(Objective(given, loss(name)), start, column(*rates), [20], method)
     for b, lr in enumerate(rates):
-        (single,) = states(Objective(one(given, b), loss(name)), run(start, b), column(lr), [20], method)
+        (single,) = states(
+            Objective(one(given, b), loss(name)), run(start, b), column(lr), [20], method
+        )
         assert equal(run(whole.factors, b), single.factors)
         assert whole.loss[b] == single.loss[0]
         alone = mfgd.Problem(given.D[b], given.mask[b])
-        (plain,) = states(Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [20], method)
+        (plain,) = states(
+            Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [20], method
+        )
         assert_allclose(plain.loss, whole.loss[b], rtol=1e-11)
 
 
-@pytest.mark.parametrize("divergence", [float("inf"), 1e3, torch.tensor([1e6, 10.0, 1e6], dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "divergence", [float("inf"), 1e3, torch.tensor([1e6, 10.0, 1e6], dtype=torch.float64)]
+)
 def test_a_diverged_run_is_frozen_and_leaves_its_neighbours_alone(divergence):
-    objective, start, records = Objective(problem("full", (3,)), HALF), factors((3,)), [0, 2, 5, 9, 30, 60]
+    objective, start, records = (
+        Objective(problem("full", (3,)), HALF),
+        factors((3,)),
+        [0, 2, 5, 9, 30, 60],
+    )
     wild = states(objective, start, column(0.01, 5.0, 0.02), records, divergence=divergence)
     tame = states(objective, start, column(0.01, 0.015, 0.02), records, divergence=divergence)
     assert wild[-1].outcome.tolist() == [BUDGET, DIVERGED, BUDGET]
@@ -163,10 +185,15 @@ def test_a_diverged_run_is_frozen_and_leaves_its_neighbours_alone(divergence):
             assert equal(run(here.factors, b), run(there.factors, b))
             assert here.loss[b] == there.loss[b]
     limits = torch.as_tensor(divergence).expand(3)
-    over = [not state.loss[1].isfinite() or bool(state.loss[1] > limits[1] * wild[0].loss[1]) for state in wild]
+    over = [
+        not state.loss[1].isfinite() or bool(state.loss[1] > limits[1] * wild[0].loss[1])
+        for state in wild
+    ]
     end = over.index(True)
     assert 0 < end < len(wild) - 1
-    assert [int(state.outcome[1]) for state in wild] == [RUNNING] * end + [DIVERGED] * (len(wild) - end)
+    assert [int(state.outcome[1]) for state in wild] == [RUNNING] * end + [DIVERGED] * (
+        len(wild) - end
+    )
     # NaN compares unequal to itself, hence NumPy's comparison.
     for state in wild[end:]:
         for W, V in zip(state.factors, wild[end].factors, strict=True):
@@ -180,10 +207,14 @@ def test_a_converged_run_is_frozen_while_others_go_on(optimizer):
     method = cases.optimizer(optimizer)
     records, rate = range(0, 201, 10), 0.5 if optimizer == "polyak" else 0.02
     free = states(objective, start, rate, records, method)
-    held = states(objective, start, rate, records, method, reached=lambda state: state.loss <= tolerance)
+    held = states(
+        objective, start, rate, records, method, reached=lambda state: state.loss <= tolerance
+    )
     assert held[-1].outcome.tolist() == [CONVERGED, BUDGET, CONVERGED]
     for b in range(3):
-        end = next((i for i, state in enumerate(free) if state.loss[b] <= tolerance[b]), len(free) - 1)
+        end = next(
+            (i for i, state in enumerate(free) if state.loss[b] <= tolerance[b]), len(free) - 1
+        )
         for i, state in enumerate(held):
             assert equal(run(state.factors, b), run(free[min(i, end)].factors, b))
     assert len({len(held), len(free)}) == 1
@@ -192,7 +223,9 @@ def test_a_converged_run_is_frozen_while_others_go_on(optimizer):
 @BATCHES
 def test_the_stream_ends_when_all_runs_have(batch):
     objective, start = Objective(problem("exact", batch), HALF), factors(batch)
-    done = states(objective, start, 0.02, range(0, 1000, 10), reached=lambda state: state.loss < 0.5)
+    done = states(
+        objective, start, 0.02, range(0, 1000, 10), reached=lambda state: state.loss < 0.5
+    )
     assert done[-1].step < 990
     assert (done[-1].outcome == CONVERGED).all()
     assert (done[-1].loss < 0.5).all()
@@ -219,7 +252,9 @@ def test_single_precision_stays_single_precision(batch, name):
     rates = torch.full((*batch, 1, 1), 0.01) if batch else 0.01
     state = states(Objective(given, loss(name, penalty=0.1)), start, rates, [0, 20])[-1]
     assert {W.dtype for W in (*state.factors, state.loss)} == {torch.float32}
-    double = states(Objective(problem("noisy", batch), loss(name, penalty=0.1)), factors(batch), 0.01, [0, 20])[-1]
+    double = states(
+        Objective(problem("noisy", batch), loss(name, penalty=0.1)), factors(batch), 0.01, [0, 20]
+    )[-1]
     assert_allclose(state.loss, double.loss, rtol=1e-4)
 
 
@@ -229,7 +264,9 @@ def test_single_precision_stays_single_precision(batch, name):
 def target(sigma, n: int, m: int, seed: int = 0):
     """U, V and D = U diag(σ) Vᵀ, drawn by NumPy."""
     rng = np.random.default_rng(seed)
-    U, V = (torch.from_numpy(np.linalg.qr(rng.normal(size=(rows, len(sigma))))[0]) for rows in (n, m))
+    U, V = (
+        torch.from_numpy(np.linalg.qr(rng.normal(size=(rows, len(sigma))))[0]) for rows in (n, m)
+    )
     return U, V, (U * torch.tensor(sigma, dtype=torch.float64)) @ V.mT
 
 
@@ -261,7 +298,11 @@ def test_eckart_young_on_digits():
         records=range(0, 601, 10),
     )
     assert_allclose(state.loss, 0.5 * (sigma[10:] ** 2).sum(), rtol=1e-6)
-    assert_allclose(metrics.relative_error(mfgd.problem.digits(**OBSERVATION), state.factors), 0.28922, atol=1e-5)
+    assert_allclose(
+        metrics.relative_error(mfgd.problem.digits(**OBSERVATION), state.factors),
+        0.28922,
+        atol=1e-5,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +313,10 @@ def saxe2014() -> dict[float, np.ndarray]:
     deviation = {}
     for lr, every in ((1e-2, 1), (5e-3, 2), (2.5e-3, 4), (1e-3, 10)):
         found = states(
-            Objective(mfgd.problem.of(D), HALF), (a**0.5 * U, a**0.5 * V.mT), lr, range(0, 800 * every + 1, every)
+            Objective(mfgd.problem.of(D), HALF),
+            (a**0.5 * U, a**0.5 * V.mT),
+            lr,
+            range(0, 800 * every + 1, every),
         )
         modes = torch.stack([U.mT @ product(state.factors) @ V for state in found])
         rest = found[-1].factors[0] @ found[-1].factors[1] - U @ modes[-1] @ V.mT
@@ -287,12 +331,16 @@ def saxe2014() -> dict[float, np.ndarray]:
 def test_saxe2014_deviation(saxe2014):
     assert saxe2014[1e-3] <= 5e-3
     assert_allclose(
-        [saxe2014[lr] for lr in (1e-2, 5e-3, 2.5e-3, 1e-3)], [3.125e-2, 1.562e-2, 7.81e-3, 3.12e-3], rtol=5e-3
+        [saxe2014[lr] for lr in (1e-2, 5e-3, 2.5e-3, 1e-3)],
+        [3.125e-2, 1.562e-2, 7.81e-3, 3.12e-3],
+        rtol=5e-3,
     )
 
 
 def test_saxe2014_is_of_first_order_in_the_rate(saxe2014):
-    assert_allclose([saxe2014[a] / saxe2014[b] for a, b in pairwise((1e-2, 5e-3, 2.5e-3))], 2.0, atol=0.05)
+    assert_allclose(
+        [saxe2014[a] / saxe2014[b] for a, b in pairwise((1e-2, 5e-3, 2.5e-3))], 2.0, atol=0.05
+    )
 
 
 @pytest.mark.parametrize("lr", [0.04, 0.0025])
@@ -323,8 +371,13 @@ def test_du2018_drift_halves_with_the_rate():
 @pytest.mark.parametrize("k", [5, 20])
 def test_srebro(k):
     sigma = 10 * 0.8 ** np.arange(40)
-    given, penalized = mfgd.problem.of(target(sigma, 60, 40)[2]), loss("squared", scale=0.5, penalty=2.0)
-    (state,) = states(Objective(given, penalized), tuple(0.1 * W for W in normal(60, k, 40)), 0.04, [6000])
+    given, penalized = (
+        mfgd.problem.of(target(sigma, 60, 40)[2]),
+        loss("squared", scale=0.5, penalty=2.0),
+    )
+    (state,) = states(
+        Objective(given, penalized), tuple(0.1 * W for W in normal(60, k, 40)), 0.04, [6000]
+    )
     shrunk = np.maximum(sigma - 2, 0)[:k]
     found = np.linalg.svd(product(state.factors).numpy(), compute_uv=False)
     assert_allclose(found[:k], shrunk, atol=1e-8)
@@ -338,7 +391,9 @@ def test_edge_of_stability():
     objective = Objective(mfgd.problem.of(D), HALF)
     optimum = (U * s.sqrt(), (V * s.sqrt()).mT)
     assert_allclose(metrics.sharpness(objective, optimum), 2.0, atol=1e-6)
-    start = tuple((W + 1e-3 * X).expand(3, *W.shape) for W, X in zip(optimum, normal(60, 4, 50), strict=True))
+    start = tuple(
+        (W + 1e-3 * X).expand(3, *W.shape) for W, X in zip(optimum, normal(60, 4, 50), strict=True)
+    )
     last = states(objective, start, column(0.99, 1.01, 1.3), [0, 2000, 4000], divergence=1e6)[-1]
     assert last.loss[0] < 1e-20
     assert last.loss[1] > 1e-8

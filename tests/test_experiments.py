@@ -73,14 +73,19 @@ def checkout(tmp_path_factory) -> Path:
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "experiments", *arguments]
     environment = os.environ | {"PYTHONPATH": str(folder)}
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_adding_one_takes_a_yaml_and_one_file(checkout, monkeypatch):
     """From the sweep to the ledger: full, it holds; --quick, it deviates, exits with 1 and leaves the ledger alone."""
     done = command("verify", "toy", folder=checkout)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[-1] for line in done.stdout.splitlines() if "  " in line] == ["verdict", *["holds"] * 4]
+    assert [line.split()[-1] for line in done.stdout.splitlines() if "  " in line] == [
+        "verdict",
+        *["holds"] * 4,
+    ]
     page = (checkout / "experiments" / "README.md").read_text()
     assert "| [toy](#toy) | The loss falls \\| rises. | 4 hold |" in page
     assert "mfgd --multirun experiment=toy" in page
@@ -105,7 +110,9 @@ def test_adding_one_takes_a_yaml_and_one_file(checkout, monkeypatch):
 
 
 def test_list_names_paper_claim_and_cost(monkeypatch):
-    monkeypatch.setattr(__main__, "ledger", lambda: {"srebro": {"date": "2026-01-01", "seconds": 7.2, "claims": []}})
+    monkeypatch.setattr(
+        __main__, "ledger", lambda: {"srebro": {"date": "2026-01-01", "seconds": 7.2, "claims": []}}
+    )
     text = __main__.listing()
     assert "srebro (7 s)\n    Penalizing the squared norms" in text
     assert "Srebro, Rennie, Jaakkola 2005" in text
@@ -129,7 +136,9 @@ def test_an_experiment_has_what_it_must_have(name):
 
 
 def test_every_sweep_belongs_to_an_experiment():
-    assert {sweep for name in experiments.names() for sweep in experiments.load(name).sweeps} == YAMLS
+    assert {
+        sweep for name in experiments.names() for sweep in experiments.load(name).sweeps
+    } == YAMLS
 
 
 def test_claims():
@@ -138,7 +147,9 @@ def test_claims():
     assert between("x", 2.0, 1.0, 3.0) == Claim("x", "1 to 3", "2", True)
     assert between("x", 2.0, high=1.0) == Claim("x", "≤ 1", "2", False)
     assert between("x", 2.0, low=1.0) == Claim("x", "≥ 1", "2", True)
-    assert not any(claim.holds for claim in (within("x", math.nan, 1, 1), between("x", math.nan, 0, 1)))
+    assert not any(
+        claim.holds for claim in (within("x", math.nan, 1, 1), between("x", math.nan, 0, 1))
+    )
 
 
 def test_step_at_interpolates_the_logarithm():
@@ -155,9 +166,14 @@ def test_ledger_replaces_what_was_verified_and_keeps_the_rest(tmp_path, monkeypa
     first, second = experiments.load("notebook"), experiments.load("srebro")
     __main__.enter(first, [Claim("a|b", "1", "1", True)], Figure(), 1.0)
     __main__.enter(second, [Claim("c", "1", "1", True)], None, 2.0)
-    __main__.enter(first, [Claim("a|b", "1", "2", False), Claim("d", "1", "1", True)], Figure(), 3.0)
+    __main__.enter(
+        first, [Claim("a|b", "1", "2", False), Claim("d", "1", "1", True)], Figure(), 3.0
+    )
     entries = json.loads((tmp_path / "ledger.json").read_text())
-    assert {name: len(entry["claims"]) for name, entry in entries.items()} == {"notebook": 2, "srebro": 1}
+    assert {name: len(entry["claims"]) for name, entry in entries.items()} == {
+        "notebook": 2,
+        "srebro": 1,
+    }
     page = (tmp_path / "README.md").read_text()
     assert "**1 of 2 deviate**" in page
     assert "| a\\|b | 1 | 2 | **DEVIATES** |" in page

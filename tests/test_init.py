@@ -48,7 +48,9 @@ def test_shapes_and_dtype(name, kind, depth):
 @DEPTHS
 def test_scale_rescales_one_and_the_same_draw(name, depth):
     # A power of two, so that rounding cannot excuse a difference.
-    for W, V in zip(start(name, depth=depth, scale=1.0), start(name, depth=depth, scale=0.125), strict=True):
+    for W, V in zip(
+        start(name, depth=depth, scale=1.0), start(name, depth=depth, scale=0.125), strict=True
+    ):
         assert_array_equal(0.125 * W, V)
 
 
@@ -104,7 +106,11 @@ def test_spectral_is_the_truncated_svd(kind, depth):
     given = problem(kind)
     share = 1 if given.mask is None else given.mask.numpy().mean()
     U, sigma, Vh = np.linalg.svd(given.D.numpy() / share)
-    assert_allclose(product(start("spectral", kind, 2, depth, scale=1.0)), (U[:, :2] * sigma[:2]) @ Vh[:2], atol=1e-13)
+    assert_allclose(
+        product(start("spectral", kind, 2, depth, scale=1.0)),
+        (U[:, :2] * sigma[:2]) @ Vh[:2],
+        atol=1e-13,
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in INITS if name not in ("file", "notebook")])
@@ -113,7 +119,9 @@ def test_rank_above_the_shape(name, depth):
     if INITS[name].reference:
         assert product(start(name, rank=M + 1, depth=depth)).shape == (N, M)
     else:
-        with pytest.raises(Refused, match=rf"^rank=6 with init={name}: allowed is 1 to min\(n, m\) = 5$"):
+        with pytest.raises(
+            Refused, match=rf"^rank=6 with init={name}: allowed is 1 to min\(n, m\) = 5$"
+        ):
             start(name, rank=M + 1, depth=depth)
     assert product(start(name, rank=M, depth=depth)).shape == (N, M)
 
@@ -121,8 +129,14 @@ def test_rank_above_the_shape(name, depth):
 def test_notebook():
     C, F = mfgd.init.notebook()(mfgd.problem.notebook(), (3, 2, 4), torch.Generator())
     assert_array_equal(C.numpy().round(4), [[0.9721, 0.2518], [0.0386, 0.5858], [0.4206, 0.2610]])
-    assert_array_equal(F.numpy().round(4), [[0.8656, 0.0336, 0.1317, 0.2444], [0.4919, 0.4990, 0.4563, 0.7689]])
-    for widths, wrong in (((3, 1, 4), "widths"), ((3, 2, 2, 4), "depth=3: allowed is depth=2"), ((4, 2, 3), "widths")):
+    assert_array_equal(
+        F.numpy().round(4), [[0.8656, 0.0336, 0.1317, 0.2444], [0.4919, 0.4990, 0.4563, 0.7689]]
+    )
+    for widths, wrong in (
+        ((3, 1, 4), "widths"),
+        ((3, 2, 2, 4), "depth=3: allowed is depth=2"),
+        ((4, 2, 3), "widths"),
+    ):
         with pytest.raises(Refused, match=f"^init=notebook at {wrong}"):
             mfgd.init.notebook()(mfgd.problem.notebook(), widths, torch.Generator())
 
@@ -135,7 +149,10 @@ def test_notebook():
 def test_file_round_trip(suffix, depth, names, tmp_path):
     kept = factors(depth=depth)
     # A tracked run's artifact has D beside the factors.
-    path = write(tmp_path / f"factors{suffix}", dict(zip(names, kept, strict=True)) | {"D": problem("full").D})
+    path = write(
+        tmp_path / f"factors{suffix}",
+        dict(zip(names, kept, strict=True)) | {"D": problem("full").D},
+    )
     for W, V in zip(start("file", depth=depth, path=path, scale=0.5), kept, strict=True):
         assert_array_equal(W, 0.5 * V)
 
@@ -143,7 +160,9 @@ def test_file_round_trip(suffix, depth, names, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 def test_file_of_another_dtype_is_computed_with_in_double_precision(dtype, tmp_path):
     kept = tuple((10 * W).to(dtype) for W in factors())
-    made = start("file", path=write(tmp_path / "factors.pt", dict(zip("CF", kept, strict=True))), scale=0.1)
+    made = start(
+        "file", path=write(tmp_path / "factors.pt", dict(zip("CF", kept, strict=True))), scale=0.1
+    )
     for W, V in zip(made, kept, strict=True):
         assert_array_equal(W, 0.1 * V.double())
 

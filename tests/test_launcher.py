@@ -70,11 +70,14 @@ def events(tmp_path_factory):
 
     def heard(*options: str) -> dict[str, list]:
         command = [sys.executable, "program.py", *LINE, *options]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=UNMEASURED, timeout=100)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, env=UNMEASURED, timeout=100
+        )
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         return {
-            name: [line for line in lines if line["event"] == name] for name in dict.fromkeys(x["event"] for x in lines)
+            name: [line for line in lines if line["event"] == name]
+            for name in dict.fromkeys(x["event"] for x in lines)
         }
 
     return {

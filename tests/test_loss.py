@@ -13,7 +13,9 @@ import mfgd
 from mfgd import Objective
 
 NAMES = pytest.mark.parametrize("name", LOSSES)
-DECADES = np.concatenate([-np.geomspace(1e-6, 1e4, 45), [-0.7, 0, 0.7], np.geomspace(1e-6, 1e4, 45)])
+DECADES = np.concatenate(
+    [-np.geomspace(1e-6, 1e4, 45), [-0.7, 0, 0.7], np.geomspace(1e-6, 1e4, 45)]
+)
 
 
 def test_every_option_is_a_case():
@@ -23,7 +25,10 @@ def test_every_option_is_a_case():
 @NAMES
 def test_value_is_the_formula(name):
     assert_allclose(
-        loss(name).value(torch.from_numpy(DECADES)), LOSSES[name].reference(DECADES), rtol=1e-12, atol=1e-15
+        loss(name).value(torch.from_numpy(DECADES)),
+        LOSSES[name].reference(DECADES),
+        rtol=1e-12,
+        atol=1e-15,
     )
 
 
@@ -38,7 +43,10 @@ def test_derivative_is_autograd(name, batch):
 @NAMES
 def test_an_entry_does_not_depend_on_its_neighbours(name):
     """Some of torch's kernels, softplus and sinh among them, round the last few entries of an array otherwise."""
-    made, r = loss(name), torch.randn(100, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made, r = (
+        loss(name),
+        torch.randn(100, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    )
     for function in (made.value, made.derivative):
         assert torch.equal(function(r), torch.stack([function(part.clone()) for part in r]))
 
@@ -71,7 +79,9 @@ def test_huber_is_torch_s(delta):
 
 def test_logcosh_where_cosh_does_not_overflow():
     r = np.linspace(-30, 30, 201)
-    assert_allclose(loss("logcosh").value(torch.from_numpy(r)), np.log(np.cosh(r)), rtol=1e-12, atol=1e-15)
+    assert_allclose(
+        loss("logcosh").value(torch.from_numpy(r)), np.log(np.cosh(r)), rtol=1e-12, atol=1e-15
+    )
 
 
 @NAMES
@@ -96,7 +106,9 @@ def test_autograd_stands_in_for_a_derivative(name, batch, kind):
     closed = loss(name, scale=0.3, penalty=0.2)
     value_only = closed._replace(derivative=None, curvature=None)
     for G, H in zip(
-        Objective(given, closed).gradient(start), Objective(given, value_only).gradient(start), strict=True
+        Objective(given, closed).gradient(start),
+        Objective(given, value_only).gradient(start),
+        strict=True,
     ):
         assert_allclose(H, G, rtol=1e-12, atol=1e-12)
 
@@ -107,17 +119,26 @@ def test_a_column_of_hyperparameters_is_its_single_runs(name, reduction):
     whole, start = problem("masked", (3,)), factors((3,))
     example = {"scale": 0.5, "penalty": 0.1} | LOSSES[name].keys
     values = {key: (value, 2.0, 0.25) for key, value in example.items()}
-    batched = Objective(whole, loss(name, reduction=reduction, **{key: column(*v) for key, v in values.items()}))
+    batched = Objective(
+        whole, loss(name, reduction=reduction, **{key: column(*v) for key, v in values.items()})
+    )
     for b in range(3):
-        single = Objective(one(whole, b), loss(name, reduction=reduction, **{key: v[b] for key, v in values.items()}))
+        single = Objective(
+            one(whole, b),
+            loss(name, reduction=reduction, **{key: v[b] for key, v in values.items()}),
+        )
         assert torch.equal(batched.value(start)[b : b + 1], single.value(run(start, b)))
-        for G, H in zip(run(batched.gradient(start), b), single.gradient(run(start, b)), strict=True):
+        for G, H in zip(
+            run(batched.gradient(start), b), single.gradient(run(start, b)), strict=True
+        ):
             assert torch.equal(G, H)
 
 
 def test_a_loss_that_is_not_least_at_zero_is_an_error():
     with pytest.raises(ValueError, match="0 at 0"):
-        Objective(problem("masked"), mfgd.loss.Loss(lambda r: (r - 1).square(), lambda r: 2 * (r - 1)))
+        Objective(
+            problem("masked"), mfgd.loss.Loss(lambda r: (r - 1).square(), lambda r: 2 * (r - 1))
+        )
 
 
 @NAMES
@@ -132,5 +153,8 @@ def test_taylor_error_of_the_gradient_has_slope_two(name, seed, depth, kind):
     assume(name != "absolute" or R[R > 0].min() > 0.05)
     slope = sum((G * V).sum() for G, V in zip(objective.gradient(start), direction, strict=True))
     moved = [tuple(W + t * V for W, V in zip(start, direction, strict=True)) for t in steps]
-    errors = [abs(objective.value(W) - objective.value(start) - t * slope) for t, W in zip(steps, moved, strict=True)]
+    errors = [
+        abs(objective.value(W) - objective.value(start) - t * slope)
+        for t, W in zip(steps, moved, strict=True)
+    ]
     assert np.polyfit(np.log(steps), np.log(errors), 1)[0] > 1.9

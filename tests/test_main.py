@@ -15,9 +15,21 @@ from conftest import mfgd
 
 import mfgd as package
 
-LOSSES = {1: 1.8741, 1000: 0.0223, 2000: 0.0060, 3000: 0.0028, 4000: 0.0020, 5000: 0.0017, 6000: 0.0016}
+LOSSES = {
+    1: 1.8741,
+    1000: 0.0223,
+    2000: 0.0060,
+    3000: 0.0028,
+    4000: 0.0020,
+    5000: 0.0017,
+    6000: 0.0016,
+}
 LOSSES |= {7000: 0.0015, 8000: 0.0015, 9000: 0.0014, 10000: 0.0014}
-FINAL = [[0.0497, 0.1423, 0.0869, 0.1019], [0.2768, 0.4008, 0.4364, 0.5000], [0.4724, 0.7316, 0.7508, 0.8618]]
+FINAL = [
+    [0.0497, 0.1423, 0.0869, 0.1019],
+    [0.2768, 0.4008, 0.4364, 0.5000],
+    [0.4724, 0.7316, 0.7508, 0.8618],
+]
 
 
 def statuses(folder) -> list[str]:
@@ -53,7 +65,11 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
 
 def test_other_launchers_and_lots_give_the_same_results(here, tmp_path):
     line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=0")
-    ways = {"batch": "hydra/launcher=batch", "basic": "hydra/launcher=basic", "lots": "hydra.sweeper.max_batch_size=3"}
+    ways = {
+        "batch": "hydra/launcher=batch",
+        "basic": "hydra/launcher=basic",
+        "lots": "hydra.sweeper.max_batch_size=3",
+    }
     ways["alone"] = "hydra/launcher=batch"
     for name, way in ways.items():
         line_of = (*line, way, f"tracking.experiment={name}")
@@ -61,13 +77,23 @@ def test_other_launchers_and_lots_give_the_same_results(here, tmp_path):
         done = mfgd(*line_of, cwd=tmp_path) if name == "batch" else here(*line_of, "workers=1")
         assert done.returncode == 0, done.stderr
     ours, *others = (package.load_runs(experiment=name).dropna(subset="parent") for name in ways)
-    kept = [name for name in ours if name.startswith(("params", "metrics", "tags")) and "seconds" not in name]
-    kept = [name for name in kept if name not in ("tags.overrides", "params.tracking.experiment", "params.workers")]
+    kept = [
+        name
+        for name in ours
+        if name.startswith(("params", "metrics", "tags")) and "seconds" not in name
+    ]
+    kept = [
+        name
+        for name in kept
+        if name not in ("tags.overrides", "params.tracking.experiment", "params.workers")
+    ]
     key = ["params.rank", "params.init"]
     for runs in others:
         assert runs["parent"].nunique() == 1
         assert len(runs) == 4
-        pandas.testing.assert_frame_equal(*(r.sort_values(key, ignore_index=True)[kept] for r in (ours, runs)))
+        pandas.testing.assert_frame_equal(
+            *(r.sort_values(key, ignore_index=True)[kept] for r in (ours, runs))
+        )
 
 
 COMPONENTS = """
@@ -97,19 +123,33 @@ def broken(*, width, **objective):
 
 def test_a_users_own_loss_from_the_shell(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = ("loss._target_=losses.cauchy", "+loss.width=2.0", "loss.scale=4", "steps=200", "tracking.figures=0")
+    line = (
+        "loss._target_=losses.cauchy",
+        "+loss.width=2.0",
+        "loss.scale=4",
+        "steps=200",
+        "tracking.figures=0",
+    )
     done = here(*line)
     assert (done.returncode, done.stderr) == (0, "")
     run = package.load_runs().iloc[0]
     assert (run["params.loss"], run["params.loss.width"]) == ("losses.cauchy", "2.0")
     _, trajectory, matrices = package.load_run(run["run_id"])
     residual = (matrices["C"] @ matrices["F"] - matrices["D"]).numpy()
-    assert trajectory["loss"].iloc[-1] == pytest.approx(4 * np.log1p((residual / 2) ** 2).sum(), rel=1e-12)
+    assert trajectory["loss"].iloc[-1] == pytest.approx(
+        4 * np.log1p((residual / 2) ** 2).sum(), rel=1e-12
+    )
 
 
 def test_a_run_that_raises_fails_alone(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = ("--multirun", "loss._target_=losses.broken", "+loss.width=1.0,2.0,3.0", "steps=9", "tracking.figures=0")
+    line = (
+        "--multirun",
+        "loss._target_=losses.broken",
+        "+loss.width=1.0,2.0,3.0",
+        "steps=9",
+        "tracking.figures=0",
+    )
     done = here(*line)
     assert done.returncode == 1
     assert "1 of 3 runs FAILED" in done.stdout
@@ -124,7 +164,13 @@ def test_a_run_that_raises_fails_alone(here, tmp_path):
 def test_a_run_that_takes_its_process_down_fails_alone(tmp_path, monkeypatch):
     (tmp_path / "losses.py").write_text(COMPONENTS)
     widths = ",".join(f"{width}.0" for width in range(1, 41))
-    line = ("--multirun", "loss._target_=losses.deadly", f"+loss.width={widths}", "steps=9", "tracking.figures=0")
+    line = (
+        "--multirun",
+        "loss._target_=losses.deadly",
+        f"+loss.width={widths}",
+        "steps=9",
+        "tracking.figures=0",
+    )
     done = mfgd(*line, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 of 40 runs FAILED" in done.stdout

@@ -50,7 +50,9 @@ def test_relative_error_without_a_truth_is_over_observed_entries(batch, kind):
 def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
     given, made = problem("noisy", batch), factors(batch)
     hidden, truth = given.mask.numpy() == 0, given.truth.numpy()
-    expected = norm(np.where(hidden, product(made).numpy() - truth, 0)) / norm(np.where(hidden, truth, 0))
+    expected = norm(np.where(hidden, product(made).numpy() - truth, 0)) / norm(
+        np.where(hidden, truth, 0)
+    )
     assert_allclose(metrics.heldout_error(given, made), expected, rtol=1e-13)
     right = Problem(given.D, given.mask, torch.where(given.mask == 0, product(made), 1e3))
     assert (metrics.heldout_error(right, made) == 0).all()
@@ -76,7 +78,9 @@ def test_errors_of_large_matrices_are_taken_a_few_rows_at_a_time(kind, monkeypat
     whole = metrics.relative_error(given, made), metrics.heldout_error(given, made)
     monkeypatch.setattr("mfgd.objective.BLOCK", 2 * given.shape[1])
     for error, expected in zip(
-        (metrics.relative_error(given, made), metrics.heldout_error(given, made)), whole, strict=True
+        (metrics.relative_error(given, made), metrics.heldout_error(given, made)),
+        whole,
+        strict=True,
     ):
         assert (error is None) == (expected is None)
         if error is not None:
@@ -110,7 +114,9 @@ def test_a_run_that_is_not_finite_has_nan_and_its_neighbours_their_values(depth,
     broken[depth // 2][1, 0, 0] = bad
     objective = Objective(problem("noisy", (3,)), loss("squared"))
     optimum = torch.full((3,), torch.nan, dtype=torch.float64)
-    good, found = (metrics.measure(objective, state(objective, W), optimum, full=True) for W in (whole, broken))
+    good, found = (
+        metrics.measure(objective, state(objective, W), optimum, full=True) for W in (whole, broken)
+    )
     assert set(good) == set(found)
     for name in good:
         assert_array_equal(found[name][[0, 2]], good[name][[0, 2]], err_msg=name)
@@ -140,7 +146,9 @@ def test_effective_rank(sigma, expected, batch):
 @pytest.mark.parametrize("kind", ["full", "noisy"])
 @BATCHES
 def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, batch):
-    objective = Objective(problem(kind, batch), loss(name, scale=0.5, reduction="mean", penalty=0.2))
+    objective = Objective(
+        problem(kind, batch), loss(name, scale=0.5, reduction="mean", penalty=0.2)
+    )
     made = factors(batch, depth)
     shapes = [W.shape[-2:] for W in made]
     lead = made[0].shape[:-2]
@@ -148,7 +156,9 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, b
     def value(flat: torch.Tensor) -> torch.Tensor:
         parts = flat.split([shape.numel() for shape in shapes], dim=-1)
         # One run is moved at a time: the Hessian of the sum over runs has the runs as blocks.
-        return objective.value(tuple(p.reshape(*lead, *s) for p, s in zip(parts, shapes, strict=True))).sum()
+        return objective.value(
+            tuple(p.reshape(*lead, *s) for p, s in zip(parts, shapes, strict=True))
+        ).sum()
 
     flat = torch.cat([W.flatten(-2) for W in made], dim=-1)
     H = torch.func.hessian(value)(flat)
@@ -160,7 +170,10 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, b
 def test_sharpness_by_autograd_s_derivative():
     given, made = problem("noisy"), factors()
     closed = loss("logcosh")
-    values = [metrics.sharpness(Objective(given, used), made) for used in (closed, closed._replace(derivative=None))]
+    values = [
+        metrics.sharpness(Objective(given, used), made)
+        for used in (closed, closed._replace(derivative=None))
+    ]
     assert_allclose(values[1], values[0], rtol=1e-9)
 
 
@@ -175,7 +188,10 @@ def test_sharpness_where_lanczos_ends_early():
 
 def test_sharpness_of_a_large_problem_in_few_iterations():
     """Lanczos stops far below the number of parameters; balanced optimum: 2 σ₁."""
-    U, V = (torch.linalg.qr(torch.randn(n, 4, generator=torch.Generator().manual_seed(n)).double()).Q for n in (60, 50))
+    U, V = (
+        torch.linalg.qr(torch.randn(n, 4, generator=torch.Generator().manual_seed(n)).double()).Q
+        for n in (60, 50)
+    )
     s = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
     objective = Objective(Problem((U * s) @ V.mT), loss("squared", scale=0.5))
     optimum = (U * s.sqrt(), (V * s.sqrt()).mT)
@@ -186,7 +202,10 @@ def test_sharpness_of_a_large_problem_in_few_iterations():
 @KINDS
 @DEPTHS
 def test_measure(batch, kind, depth):
-    objective, made = Objective(problem(kind, batch), loss("huber", penalty=0.1)), factors(batch, depth)
+    objective, made = (
+        Objective(problem(kind, batch), loss("huber", penalty=0.1)),
+        factors(batch, depth),
+    )
     optimum = torch.full(batch, 0.5, dtype=torch.float64)
     found = metrics.measure(objective, state(objective, made), optimum)
     sigma = np.linalg.svd(product(made).numpy(), compute_uv=False)
@@ -212,13 +231,20 @@ def test_measure(batch, kind, depth):
 @BATCHES
 def test_at_most_eight_singular_values_are_measured(batch):
     given = torch.ones(*batch, 20, 15, dtype=torch.float64)
-    objective, made = Objective(Problem(given), loss("squared")), factors(batch, rank=12, n=20, m=15)
+    objective, made = (
+        Objective(Problem(given), loss("squared")),
+        factors(batch, rank=12, n=20, m=15),
+    )
     found = metrics.measure(objective, state(objective, made), torch.zeros(batch), full=True)
-    assert {name for name in found if name.startswith("sigma.")} == {f"sigma.{i}" for i in range(1, 9)}
+    assert {name for name in found if name.startswith("sigma.")} == {
+        f"sigma.{i}" for i in range(1, 9)
+    }
     assert "sharpness" in found
 
 
-@pytest.mark.parametrize(("optimum", "excess"), [(0.5, 3.0), (0.0, torch.nan), (torch.nan, torch.nan)])
+@pytest.mark.parametrize(
+    ("optimum", "excess"), [(0.5, 3.0), (0.0, torch.nan), (torch.nan, torch.nan)]
+)
 @BATCHES
 def test_excess_and_distance(optimum, excess, batch):
     objective, made = Objective(problem("full", batch), loss("squared")), factors(batch)
@@ -226,7 +252,9 @@ def test_excess_and_distance(optimum, excess, batch):
     least = torch.full(batch, optimum, dtype=torch.float64)
     assert_array_equal(metrics.excess_loss(at.loss, least), np.full(batch, excess))
     relative = metrics.relative_error(objective.problem, made)
-    assert_array_equal(metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative)
+    assert_array_equal(
+        metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative
+    )
 
 
 # Against the target
@@ -235,10 +263,18 @@ def test_excess_and_distance(optimum, excess, batch):
 def target(rank: int = RANK) -> tuple[Triplets, np.ndarray, np.ndarray, np.ndarray]:
     """Two runs, the second with a target of its own, and the same in NumPy."""
     generator = torch.Generator().manual_seed(3)
-    D = torch.randn(2, N, rank, generator=generator).double() @ torch.randn(2, rank, M, generator=generator).double()
+    D = (
+        torch.randn(2, N, rank, generator=generator).double()
+        @ torch.randn(2, rank, M, generator=generator).double()
+    )
     U, sigma, Vh = np.linalg.svd(D.numpy(), full_matrices=False)
     sigma[:, rank:] = 0
-    return Triplets(*map(torch.from_numpy, (U, sigma, Vh.swapaxes(1, 2).copy()))), U, sigma, Vh.swapaxes(1, 2)
+    return (
+        Triplets(*map(torch.from_numpy, (U, sigma, Vh.swapaxes(1, 2).copy()))),
+        U,
+        sigma,
+        Vh.swapaxes(1, 2),
+    )
 
 
 @DEPTHS
@@ -286,10 +322,14 @@ def test_factor_distance_is_the_least_over_invertible_matrices(apart):
         def squares(q, b=b):
             Q = q.reshape(RANK, RANK)
             right = F[b].T @ np.linalg.inv(Q).T
-            return (((C[b] @ Q - C0[b]) * root[b]) ** 2).sum() + (((right - F0[b].T) * root[b]) ** 2).sum()
+            return (((C[b] @ Q - C0[b]) * root[b]) ** 2).sum() + (
+                ((right - F0[b].T) * root[b]) ** 2
+            ).sum()
 
         scale = squares(np.linalg.inv(turn[b]).ravel())  # BFGS stops at absolute sizes
-        least = minimize(lambda q, b=b, s=scale: squares(q, b) / s, np.linalg.inv(turn[b]).ravel(), method="BFGS")
+        least = minimize(
+            lambda q, b=b, s=scale: squares(q, b) / s, np.linalg.inv(turn[b]).ravel(), method="BFGS"
+        )
         expected = np.sqrt(least.fun * scale) / np.linalg.norm(sigma[b])
         assert_allclose(found[b], expected, rtol=1e-4)
 
@@ -298,7 +338,10 @@ def test_factor_distance_does_not_see_an_invertible_transform():
     goal, _, sigma, _ = target()
     root = torch.from_numpy(np.sqrt(sigma[:, None, :RANK]))
     turn = factors((2,), n=RANK, seed=2)[0]
-    made = (goal.U[..., :RANK] * root @ turn, torch.linalg.solve(turn, (goal.V[..., :RANK] * root).mT))
+    made = (
+        goal.U[..., :RANK] * root @ turn,
+        torch.linalg.solve(turn, (goal.V[..., :RANK] * root).mT),
+    )
     assert (metrics.factor_distance(made, goal) < 1e-13).all()
 
 

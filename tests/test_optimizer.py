@@ -5,7 +5,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import BATCHES, OBSERVATION, OPTIMIZERS, PROBLEMS, column, factors, loss, optimizer, options, problem
+from cases import (
+    BATCHES,
+    OBSERVATION,
+    OPTIMIZERS,
+    PROBLEMS,
+    column,
+    factors,
+    loss,
+    optimizer,
+    options,
+    problem,
+)
 from numpy.testing import assert_allclose
 from sklearn.decomposition import NMF
 
@@ -17,7 +28,9 @@ from mfgd.problem import Problem
 from mfgd.types import Refused
 
 NAMES = pytest.mark.parametrize("name", OPTIMIZERS)
-KNOWN = pytest.mark.parametrize("name", [name for name, case in OPTIMIZERS.items() if case.reference])
+KNOWN = pytest.mark.parametrize(
+    "name", [name for name, case in OPTIMIZERS.items() if case.reference]
+)
 KINDS = pytest.mark.parametrize("kind", PROBLEMS)
 TURNS = pytest.mark.parametrize("alternating", [False, True], ids=["at once", "alternating"])
 HALF = loss("squared", scale=0.5)
@@ -40,7 +53,8 @@ def test_trajectory_is_torch_s(name, batch, depth, alternating):
     ours = torch.stack([product(state.factors) for state in states])
 
     parameters = [
-        [W.clone().requires_grad_() for W in Ws] for Ws in ([*zip(*start, strict=True)] if batch else [start])
+        [W.clone().requires_grad_() for W in Ws]
+        for Ws in ([*zip(*start, strict=True)] if batch else [start])
     ]
     turns = [(level,) for level in range(depth)] if alternating else [range(depth)]
     optimizers = [
@@ -49,7 +63,9 @@ def test_trajectory_is_torch_s(name, batch, depth, alternating):
     ]
     theirs = []
     for _ in range(201):
-        theirs.append(torch.stack([product(tuple(Ws)).detach() for Ws in parameters]).reshape(given.D.shape))
+        theirs.append(
+            torch.stack([product(tuple(Ws)).detach() for Ws in parameters]).reshape(given.D.shape)
+        )
         for turn in range(len(turns)):
             estimate = torch.stack([product(tuple(Ws)) for Ws in parameters]).reshape(given.D.shape)
             (0.5 * (given.mask * (estimate - given.D)).square().sum()).backward()
@@ -123,7 +139,9 @@ def test_polyak_is_its_formula(metric):
 def test_polyak_rests_at_the_answer():
     start = factors()
     method = mfgd.optimizer.polyak(floor=0.0, metric="euclidean", damping=0.0, alternating=False)
-    *_, state = descent(Objective(Problem(product(start)), HALF), method, start, lr=1.0, records=[0, 3])
+    *_, state = descent(
+        Objective(Problem(product(start)), HALF), method, start, lr=1.0, records=[0, 3]
+    )
     assert all(map(torch.equal, state.factors, start))
 
 
@@ -135,7 +153,10 @@ def test_als_is_least_squares(kind, penalty, batch):
     objective = Objective(given, loss("squared", scale=0.7, reduction="mean", penalty=penalty))
     *_, state = descent(objective, mfgd.optimizer.als(), (C, F), lr=1.0, records=[0, 3])
     for b in range(max(1, *batch)) if batch else [...]:
-        D, mask = given.D[b].numpy(), np.ones(given.D[b].shape) if given.mask is None else given.mask[b].numpy()
+        D, mask = (
+            given.D[b].numpy(),
+            np.ones(given.D[b].shape) if given.mask is None else given.mask[b].numpy(),
+        )
         X, Y = C[b].numpy(), F[b].numpy()
         # Rows of √λ I below, as w‖M∘(XY − D)‖² + λ/2 ‖X‖² is one sum of squares.
         ridge = np.sqrt(penalty / 2 / (0.7 / mask.sum())) * np.eye(X.shape[1])
@@ -143,7 +164,10 @@ def test_als_is_least_squares(kind, penalty, batch):
         def fitted(basis, D, mask, ridge=ridge):
             return np.stack(
                 [
-                    np.linalg.lstsq(np.vstack([m[:, None] * basis, ridge]), np.append(m * d, np.zeros(len(ridge))))[0]
+                    np.linalg.lstsq(
+                        np.vstack([m[:, None] * basis, ridge]),
+                        np.append(m * d, np.zeros(len(ridge))),
+                    )[0]
                     for d, m in zip(D, mask, strict=True)
                 ]
             )
@@ -170,7 +194,11 @@ def test_mu_is_scikit_learn_s():
     generator = np.random.default_rng(0)
     C, F = (generator.uniform(0.1, 1.1, shape) for shape in ((1797, 10), (10, 64)))
     *states, state = descent(
-        Objective(D, HALF), mfgd.optimizer.mu(), tuple(map(torch.tensor, (C, F))), lr=1.0, records=range(0, 201, 10)
+        Objective(D, HALF),
+        mfgd.optimizer.mu(),
+        tuple(map(torch.tensor, (C, F))),
+        lr=1.0,
+        records=range(0, 201, 10),
     )
     losses = np.array([float(s.loss) for s in (*states, state)])
     assert (np.diff(losses) <= 0).all()
@@ -187,7 +215,9 @@ def test_mu_under_a_mask_descends_to_a_stationary_point(batch):
     given = Problem(given.D.abs(), given.mask)
     start = tuple(W.abs() for W in factors(batch))
     objective = Objective(given, loss("squared", penalty=0.1))
-    states = [*descent(objective, mfgd.optimizer.mu(), start, lr=1.0, records=[0, *range(1, 100), 20_000])]
+    states = [
+        *descent(objective, mfgd.optimizer.mu(), start, lr=1.0, records=[0, *range(1, 100), 20_000])
+    ]
     losses = torch.stack([state.loss for state in states])
     assert (losses[1:] <= losses[:-1] * (1 + 1e-14)).all()
     end = states[-1].factors
@@ -224,7 +254,9 @@ def test_a_run_does_not_depend_on_its_company(name, alternating):
         one = Problem(given.D[b : b + 1], given.mask[b : b + 1])
         run = tuple(W[b : b + 1] for W in start)
         *_, alone = descent(Objective(one, HALF), method, run, lr=rates[b : b + 1], records=[0, 40])
-        assert all(torch.equal(W, X[b : b + 1]) for W, X in zip(alone.factors, state.factors, strict=True))
+        assert all(
+            torch.equal(W, X[b : b + 1]) for W, X in zip(alone.factors, state.factors, strict=True)
+        )
 
 
 @NAMES
@@ -234,7 +266,11 @@ def test_a_step_changes_nothing_in_place(name, batch):
     objective = Objective(Problem(problem("full", batch).D.abs()), HALF)
 
     def tensors(memory):
-        return [] if memory is None else [X for X in torch.utils._pytree.tree_leaves(memory) if torch.is_tensor(X)]
+        return (
+            []
+            if memory is None
+            else [X for X in torch.utils._pytree.tree_leaves(memory) if torch.is_tensor(X)]
+        )
 
     _, memory = method.step(objective, start, method.init(start), 0.1)
     kept = [X.clone() for X in (*start, *tensors(memory))]

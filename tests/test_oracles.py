@@ -25,7 +25,9 @@ def descended(given, used, rank: int) -> float:
     # Twice σ₁ · 2w bounds the curvature at the optimum.
     lr = 0.25 / weight({"scale": used.scale, "reduction": used.reduction}) / float(given.D.norm())
     start = tuple(0.5 * W for W in factors((3,), rank=rank))
-    *_, state = descent(Objective(given, used), mfgd.optimizer.gd(alternating=False), start, lr=lr, records=[10_000])
+    *_, state = descent(
+        Objective(given, used), mfgd.optimizer.gd(alternating=False), start, lr=lr, records=[10_000]
+    )
     return float(state.loss.min())
 
 
@@ -36,7 +38,12 @@ def test_eckart_young(keys, rank, depth):
     given = problem("full")
     sigma = np.linalg.svd(given.D.numpy(), compute_uv=False)
     expected = weight(keys) * (sigma[rank:] ** 2).sum()
-    assert_allclose(oracles.optimum(given, loss("squared", **keys), rank, depth), expected, rtol=1e-12, atol=1e-28)
+    assert_allclose(
+        oracles.optimum(given, loss("squared", **keys), rank, depth),
+        expected,
+        rtol=1e-12,
+        atol=1e-28,
+    )
 
 
 @KEYS
@@ -72,7 +79,9 @@ def test_zero_from_the_numerical_rank_of_any_data_on():
 def test_data_in_single_precision_has_its_optimum_in_double(dtype):
     D = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)).to(dtype)
     sigma = np.linalg.svd(D.double().numpy(), compute_uv=False)
-    assert_allclose(oracles.optimum(mfgd.problem.of(D), loss("squared"), 3), (sigma[3:] ** 2).sum(), rtol=1e-12)
+    assert_allclose(
+        oracles.optimum(mfgd.problem.of(D), loss("squared"), 3), (sigma[3:] ** 2).sum(), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +112,9 @@ def test_no_state_is_below_the_optimum(kind, penalty):
         assert Objective(given, used).value(near) >= oracles.optimum(given, used, 2) * (1 - 1e-12)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("squared", 2.0), ("huber", 1.0), ("logcosh", 1.0), ("absolute", None)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("squared", 2.0), ("huber", 1.0), ("logcosh", 1.0), ("absolute", None)]
+)
 def test_curvature_is_the_second_derivative_at_the_answer(name, expected):
     given = problem("full")
     for reduction, weight in (("sum", 0.3), ("mean", 0.3 / given.D.numel())):
@@ -123,13 +134,19 @@ def test_gradient_descent_converges_up_to_the_limit_and_not_beyond(scale, times,
     U, sigma, Vh = torch.linalg.svd(2 * given.D, full_matrices=False)
     given = mfgd.Problem(2 * given.D)
     limit = oracles.rate_limit(given, used, depth)
-    assert limit == pytest.approx(2 / (2 * scale * depth * float(sigma[0]) ** (2 - 2 / depth)), rel=1e-12)
+    assert limit == pytest.approx(
+        2 / (2 * scale * depth * float(sigma[0]) ** (2 - 2 / depth)), rel=1e-12
+    )
     root = sigma[:3] ** (1 / depth)
     balanced = (U[:, :3] * root, *[torch.diag(root)] * (depth - 2), root[:, None] * Vh[:3])
     assert 2 / metrics.sharpness(Objective(given, used), balanced) == pytest.approx(limit, rel=1e-9)
     start = tuple(W + 1e-4 * torch.ones_like(W) for W in balanced)
     *_, state = descent(
-        Objective(given, used), mfgd.optimizer.gd(alternating=False), start, lr=times * limit, records=[0, 5000]
+        Objective(given, used),
+        mfgd.optimizer.gd(alternating=False),
+        start,
+        lr=times * limit,
+        records=[0, 5000],
     )
     assert (state.loss < 1e-20) == (times < 1)
 
@@ -142,7 +159,9 @@ def test_the_limit_is_known_for_complete_matrices_and_quadratic_losses_only():
 
 def test_the_largest_singular_value_of_a_large_matrix():
     D = torch.randn(300, 250, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert mfgd.Problem(D).largest == pytest.approx(np.linalg.svd(D, compute_uv=False)[0], rel=1e-12)
+    assert mfgd.Problem(D).largest == pytest.approx(
+        np.linalg.svd(D, compute_uv=False)[0], rel=1e-12
+    )
     assert mfgd.Problem(torch.zeros_like(D)).largest == 0
     assert oracles.rate_unit(mfgd.Problem(torch.zeros_like(D)), loss("squared"), 2) == np.inf
 
@@ -150,7 +169,15 @@ def test_the_largest_singular_value_of_a_large_matrix():
 # Verdicts
 
 PLAIN = ("problem=synthetic", "problem.n=30", "problem.m=20", "loss.scale=0.5", "record.points=60")
-LOW = (*PLAIN, "problem.rank=3", "rank=3", "problem.condition=3", "init=normal", "init.scale=0.1", "lr=0.5")
+LOW = (
+    *PLAIN,
+    "problem.rank=3",
+    "rank=3",
+    "problem.condition=3",
+    "init=normal",
+    "init.scale=0.1",
+    "lr=0.5",
+)
 
 
 def judged(*line: str) -> mfgd.record.Row:
@@ -159,9 +186,21 @@ def judged(*line: str) -> mfgd.record.Row:
 
 
 NOISY = (*LOW, "problem.n=80", "problem.m=70", "problem.noise=0.002", "steps=1000")
-SAXE = (*PLAIN, "problem.spectrum=[4,2,1,0.5]", "rank=4", "init._target_=test_oracles.aligned", "init.scale=1e-3")
+SAXE = (
+    *PLAIN,
+    "problem.spectrum=[4,2,1,0.5]",
+    "rank=4",
+    "init._target_=test_oracles.aligned",
+    "init.scale=1e-3",
+)
 SAXE = (*SAXE, "diagnostics=dynamics")
-SCALED = (*LOW, "steps=40", "optimizer=scaled_gd", "optimizer.damping=0.0", "init._target_=test_oracles.near")
+SCALED = (
+    *LOW,
+    "steps=40",
+    "optimizer=scaled_gd",
+    "optimizer.damping=0.0",
+    "init._target_=test_oracles.near",
+)
 SCALED = (*SCALED, "init.scale=0.01")
 VERDICTS = {
     "eckart_young": [
@@ -217,14 +256,30 @@ VERDICTS = {
     ],
     "sharpness": [
         ("agrees", (*LOW, "steps=1000", "diagnostics=full", "record.points=5")),
-        ("agrees", (*LOW, "steps=1000", "diagnostics=full", "record.points=5", "init.scale=0.2", "lr=0.3")),
+        (
+            "agrees",
+            (*LOW, "steps=1000", "diagnostics=full", "record.points=5", "init.scale=0.2", "lr=0.3"),
+        ),
         ("not applicable", (*LOW, "steps=10", "diagnostics=full", "record.points=5")),
         ("not applicable", (*LOW, "steps=1000", "diagnostics=dynamics")),
-        ("not applicable", (*LOW, "steps=100", "diagnostics=full", "record.points=5", "problem.noise=0.1")),
+        (
+            "not applicable",
+            (*LOW, "steps=100", "diagnostics=full", "record.points=5", "problem.noise=0.1"),
+        ),
     ],
     "noise_floor": [
         ("agrees", (*LOW, "steps=1000", "problem.noise=0.005")),
-        ("agrees", (*LOW, "steps=1000", "problem.snr=1000", "optimizer=adam", "lr=0.02", "schedule=cosine")),
+        (
+            "agrees",
+            (
+                *LOW,
+                "steps=1000",
+                "problem.snr=1000",
+                "optimizer=adam",
+                "lr=0.02",
+                "schedule=cosine",
+            ),
+        ),
         ("agrees", (*NOISY, "problem.observed=0.4", "lr=1")),
         ("not applicable", (*LOW, "steps=1000")),
         ("not applicable", (*LOW, "steps=1000", "problem.noise=0.2")),
@@ -259,7 +314,8 @@ def near(*, scale):
 
 
 @pytest.mark.parametrize(
-    ("oracle", "expected", "line"), [(name, *case) for name, cases in VERDICTS.items() for case in cases]
+    ("oracle", "expected", "line"),
+    [(name, *case) for name, cases in VERDICTS.items() for case in cases],
 )
 def test_verdict(oracle, expected, line):
     assert judged(*line).tags[f"oracle.{oracle}"] == expected
@@ -305,7 +361,12 @@ def scaled(name, by):
         ("stability", VERDICTS["stability"][1][1], reached, 0.2),
         ("soft_threshold", VERDICTS["soft_threshold"][0][1], scaled("sigma.1", 1.1), 0.09),
         ("eckart_young", VERDICTS["eckart_young"][1][1], scaled("loss", 0.9), -0.1),
-        ("noise_floor", VERDICTS["noise_floor"][0][1], scaled("relative_error", 3.0), 3 * 1.0714 - 1),
+        (
+            "noise_floor",
+            VERDICTS["noise_floor"][0][1],
+            scaled("relative_error", 3.0),
+            3 * 1.0714 - 1,
+        ),
     ],
 )
 def test_what_contradicts_theory_deviates_by_as_much(oracle, line, change, deviation):
@@ -320,8 +381,12 @@ def test_theory_s_curves_stand_beside_the_measures():
     for i, s in enumerate((4, 2, 1, 0.5), 1):
         expected = s * np.exp(2 * s * t) / (np.exp(2 * s * t) - 1 + s / 1e-3)
         assert_allclose(row.trajectory[f"theory.mode.{i}"], expected, rtol=1e-9)
-        assert row.values[f"theory.half_time.{i}"] == pytest.approx(1000 * np.log(s / 1e-3 - 1) / (2 * s), rel=1e-9)
-        assert row.values[f"half_time.{i}"] == pytest.approx(row.values[f"theory.half_time.{i}"], rel=5e-3)
+        assert row.values[f"theory.half_time.{i}"] == pytest.approx(
+            1000 * np.log(s / 1e-3 - 1) / (2 * s), rel=1e-9
+        )
+        assert row.values[f"half_time.{i}"] == pytest.approx(
+            row.values[f"theory.half_time.{i}"], rel=5e-3
+        )
 
 
 def test_saxe_s_deviation_is_what_another_program_measured():
@@ -340,6 +405,14 @@ def test_scaled_descent_contracts_at_one_minus_its_rate_whatever_the_condition()
 @pytest.mark.parametrize("lr", [1e-3, 1e9])
 def test_a_matrix_of_zeros_and_a_start_that_blows_up_are_judged_too(tmp_path, penalty, lr):
     np.save(tmp_path / "D.npy", np.zeros((6, 5)))
-    line = ("problem=file", f"problem.path={tmp_path / 'D.npy'}", "steps=20", f"loss.penalty={penalty}", f"lr={lr}")
+    line = (
+        "problem=file",
+        f"problem.path={tmp_path / 'D.npy'}",
+        "steps=20",
+        f"loss.penalty={penalty}",
+        f"lr={lr}",
+    )
     row = judged(*line, "diagnostics=full")
-    assert {tag for tag in row.tags if tag.startswith("oracle.")} == {f"oracle.{name}" for name in oracles.ORACLES}
+    assert {tag for tag in row.tags if tag.startswith("oracle.")} == {
+        f"oracle.{name}" for name in oracles.ORACLES
+    }

@@ -32,7 +32,9 @@ def test_curves_carry_the_optimum():
     (row,) = sweep.solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
     _, optimum = plots.curves(row).axes[0].lines
     assert optimum.get_label() == "theory"
-    point = problem.synthetic(**SYNTHETIC | {"n": 100, "m": 80, "rank": 5, "condition": 1.0, "noise": 0.1})
+    point = problem.synthetic(
+        **SYNTHETIC | {"n": 100, "m": 80, "rank": 5, "condition": 1.0, "noise": 0.1}
+    )
     sigma = np.linalg.svd(point.D.numpy(), compute_uv=False)
     assert optimum.get_ydata()[0] == pytest.approx((sigma[2:] ** 2).sum(), rel=1e-12)
 
@@ -46,15 +48,28 @@ def test_spectrum_shows_measured_and_true_singular_values(solved):
 
 
 def test_dynamics_lays_theory_over_what_was_measured():
-    line = ("problem=synthetic", "problem.rank=2", "loss.scale=0.5", "init.scale=0.1", "lr=0.5", "steps=300")
+    line = (
+        "problem=synthetic",
+        "problem.rank=2",
+        "loss.scale=0.5",
+        "init.scale=0.1",
+        "lr=0.5",
+        "steps=300",
+    )
     (row,) = sweep.solve([composed(*line, "problem.n=20", "problem.m=15", "diagnostics=full")])
     modes, apart, contraction, sharpness = plots.dynamics(row).axes
     np.testing.assert_array_equal(modes.lines[1].get_ydata(), row.trajectory["mode.2"])
     assert len(modes.lines) == 2  # as many as the rank
-    assert [line.get_label() for line in apart.lines] == ["angle, left", "angle, right", "factor distance"]
+    assert [line.get_label() for line in apart.lines] == [
+        "angle, left",
+        "angle, right",
+        "factor distance",
+    ]
     assert set(contraction.lines[1].get_ydata()) == {row.trajectory["theory.contraction"][0]}
     measured, theory, limit = sharpness.lines
-    assert (measured.get_ydata()[-1], limit.get_ydata()[-1]) == pytest.approx((theory.get_ydata()[-1], 4.0), rel=1e-9)
+    assert (measured.get_ydata()[-1], limit.get_ydata()[-1]) == pytest.approx(
+        (theory.get_ydata()[-1], 4.0), rel=1e-9
+    )
 
 
 def test_heat_maps_leave_missing_entries_out(solved):
@@ -78,9 +93,9 @@ def test_pictures_keep_the_scale_of_D():
 @pytest.mark.parametrize("shape", [(3, 4), (1797, 64), (64, 1797), (700, 900), (1, 1)])
 def test_pictures_of_any_shape(shape):
     D = torch.rand(shape, dtype=torch.float64)
-    picture = plots.pictures(problem.of(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype)))[
-        "D_hat"
-    ]
+    picture = plots.pictures(
+        problem.of(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype))
+    )["D_hat"]
     assert max(picture.shape) <= 600
     assert (picture == 204).all()
 
@@ -102,7 +117,9 @@ def test_overview_has_a_panel_for_each_setting():
     assert [text.get_text() for text in squared.texts] == ["0.6", "0.5", "×", "0.7"]
 
 
-@pytest.mark.parametrize("columns", [{}, {"params__lr": ["0.1", "0.2", "0.3"]}, {"params__seed": ["1", "2", "3"]}])
+@pytest.mark.parametrize(
+    "columns", [{}, {"params__lr": ["0.1", "0.2", "0.3"]}, {"params__seed": ["1", "2", "3"]}]
+)
 def test_overview_of_few_axes(columns):
     runs = frame(run_id=["a", "b", "c"], **columns)
     runs["tags.outcome"], runs["metrics.final_relative_error"] = "diverged", np.nan
@@ -113,7 +130,11 @@ def test_overview_of_few_axes(columns):
 
 def test_swept_names_what_varies_and_not_what_follows():
     runs = pandas.DataFrame(
-        {"params.rank": ["1", "2", "1"], "params.loss": ["huber", "squared", "huber"], "params.seed": ["0", "0", "0"]}
+        {
+            "params.rank": ["1", "2", "1"],
+            "params.loss": ["huber", "squared", "huber"],
+            "params.seed": ["0", "0", "0"],
+        }
         | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
     )
     assert plots.swept(runs) == ["rank", "loss"]

@@ -106,10 +106,16 @@ def test_streams_are_reproducible_and_independent():
     def draw(name: str, seed: int) -> tuple[float, ...]:
         return tuple(torch.rand(4, generator=problem.stream(name, seed)).tolist())
 
-    keys = [(name, seed) for name in ("init", "problem data", "problem noise", "problem mask") for seed in range(50)]
+    keys = [
+        (name, seed)
+        for name in ("init", "problem data", "problem noise", "problem mask")
+        for seed in range(50)
+    ]
     assert len({draw(*key) for key in keys}) == len(keys)
     assert [draw(*key) for key in keys] == [draw(*key) for key in keys]
-    samples = np.array([torch.randn(500, generator=problem.stream(*key)).numpy() for key in keys[:40]])
+    samples = np.array(
+        [torch.randn(500, generator=problem.stream(*key)).numpy() for key in keys[:40]]
+    )
     assert abs(np.corrcoef(samples) - np.eye(40)).max() < 5 / np.sqrt(500)
 
 
@@ -122,7 +128,9 @@ def test_orthonormal_columns(n, k):
 def test_orthonormal_is_haar():
     """QR alone is not: its signs follow from its algorithm. Under Haar E tr Q = 0 and E (tr Q)² = 1."""
     generator = problem.stream("haar", 0)
-    traces = torch.stack([problem.orthonormal(3, 3, generator).trace() for _ in range(4000)]).numpy()
+    traces = torch.stack(
+        [problem.orthonormal(3, 3, generator).trace() for _ in range(4000)]
+    ).numpy()
     assert abs(traces.mean()) < 4.5 / np.sqrt(4000)
     assert abs((traces**2).mean() - 1) < 4.5 * np.sqrt(2 / 4000)
 
@@ -135,7 +143,11 @@ def test_digits_are_sklearn_s():
 
 
 def test_notebook_is_what_was_printed():
-    printed = [[0.0456, 0.1537, 0.0830, 0.0980], [0.2683, 0.4260, 0.4277, 0.4913], [0.4779, 0.7156, 0.7563, 0.8673]]
+    printed = [
+        [0.0456, 0.1537, 0.0830, 0.0980],
+        [0.2683, 0.4260, 0.4277, 0.4913],
+        [0.4779, 0.7156, 0.7563, 0.8673],
+    ]
     assert_array_equal(problem.notebook().D, printed)
 
 
@@ -191,7 +203,13 @@ def test_noise_knows_nothing_of_the_data():
     assert abs(share - 2 / 3) < 4.5 * np.sqrt(2 * (2 / 3) * (1 / 3) / 600)
 
 
-@given(n=st.integers(1, 12), m=st.integers(2, 12), share=st.floats(0.05, 1.0), seed=st.integers(0, 9), data=st.data())
+@given(
+    n=st.integers(1, 12),
+    m=st.integers(2, 12),
+    share=st.floats(0.05, 1.0),
+    seed=st.integers(0, 9),
+    data=st.data(),
+)
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_exactly_the_observed_share_or_count(n, m, share, seed, data):
     count = data.draw(st.integers(2, n * m))
@@ -209,7 +227,9 @@ def test_masks_are_nested_in_the_share():
 
 
 def test_mask_is_uniform_over_entries():
-    shares = torch.stack([synthetic(n=6, m=5, observed=0.3, seed=seed).mask for seed in range(800)]).mean(0)
+    shares = torch.stack(
+        [synthetic(n=6, m=5, observed=0.3, seed=seed).mask for seed in range(800)]
+    ).mean(0)
     assert (shares - 0.3).abs().max() < 4.5 * np.sqrt(0.3 * 0.7 / 800)
 
 
@@ -260,7 +280,9 @@ def test_signal_to_noise_ratio():
     given = synthetic(n=200, m=100, snr=4.0)
     power = float(given.truth.square().sum() / (given.D - given.truth).square().sum())
     assert abs(power / 4 - 1) < 4.5 * np.sqrt(2 / 20_000)
-    assert_allclose(given.noise, np.sqrt((np.linspace(1, 0.25, 3) ** 2).sum() / 4 / 20_000), rtol=1e-12)
+    assert_allclose(
+        given.noise, np.sqrt((np.linspace(1, 0.25, 3) ** 2).sum() / 4 / 20_000), rtol=1e-12
+    )
     assert_array_equal(given.D, synthetic(n=200, m=100, noise=given.noise).D)
     assert given.rank is None
 
@@ -278,7 +300,9 @@ def test_outliers_replace_exactly_their_share(tmp_path):
 
 
 def test_outliers_are_nested_and_scale_one_draw():
-    few, many, loud = (synthetic(outliers=p, outlier_scale=s) for p, s in ((0.1, 1.0), (0.4, 1.0), (0.1, 3.0)))
+    few, many, loud = (
+        synthetic(outliers=p, outlier_scale=s) for p, s in ((0.1, 1.0), (0.4, 1.0), (0.1, 3.0))
+    )
     moved = few.truth != few.D
     assert_array_equal(many.D[moved], few.D[moved])
     assert_allclose(loud.D[moved], 3 * few.D[moved], rtol=1e-15)
@@ -314,7 +338,12 @@ def test_each_draw_has_a_hash_that_others_do_not_move():
     first = synthetic(**base).draws
     assert set(first) == {"data", "noise", "mask", "outliers", "heldout"}
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in first.values())
-    for change in ({"noise": 0.7}, {"noise": 0.0, "snr": 9.0}, {"outliers": 0.3}, {"outlier_scale": 5.0}):
+    for change in (
+        {"noise": 0.7},
+        {"noise": 0.0, "snr": 9.0},
+        {"outliers": 0.3},
+        {"outlier_scale": 5.0},
+    ):
         assert synthetic(**base | change).draws == first
     assert {**synthetic(**base | {"observed": 0.8}).draws, "heldout": first["heldout"]} == first
     other = synthetic(**base | {"seed": 1}).draws
@@ -349,7 +378,9 @@ def test_given_data_hidden_or_disturbed_is_the_truth(keys, tmp_path):
     given = file(path=saved(tmp_path, WHOLE), **keys)
     assert_array_equal(given.truth, WHOLE)
     assert not given.generated
-    assert given.noise == (None if "outliers" in keys else pytest.approx(keys.get("noise", given.noise)))
+    assert given.noise == (
+        None if "outliers" in keys else pytest.approx(keys.get("noise", given.noise))
+    )
     if "observed" in keys and "noise" not in keys:
         assert_array_equal(given.D, WHOLE * given.mask.numpy())
         assert int(given.count) in (180, 100)
@@ -398,7 +429,10 @@ def test_digits_can_be_observed_in_part():
         ({"observed": 601}, r"problem\.observed=601: .* 600"),
         ({"observed": 2.5}, r"problem\.observed=2\.5"),
         ({"observed": NAN}, r"problem\.observed=nan"),
-        ({"snr": 2.0, "noise": 0.1}, r"problem\.snr=2\.0 beside problem\.noise=0\.1: allowed is one of the two"),
+        (
+            {"snr": 2.0, "noise": 0.1},
+            r"problem\.snr=2\.0 beside problem\.noise=0\.1: allowed is one of the two",
+        ),
         ({"heldout": 0.0005}, r"problem\.heldout=0\.0005: sets 0 of 600 .* allowed are 1 to 599"),
         ({"heldout": 0.9, "observed": 2}, r"problem\.heldout=0\.9: sets 2 of 2 "),
         ({"mask": "nowhere.npy"}, r"problem\.mask=nowhere\.npy: no such file"),
@@ -464,7 +498,9 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 
 def test_sparse_matrix_market_has_zeros_where_it_lists_nothing(tmp_path):
     mmwrite(tmp_path / "data.mtx", coo_array(([2.5, -1.0], ([0, 2], [1, 3])), shape=(3, 4)))
-    assert_array_equal(observed(file(path=str(tmp_path / "data.mtx"))), [[0, 2.5, 0, 0], [0] * 4, [0, 0, 0, -1]])
+    assert_array_equal(
+        observed(file(path=str(tmp_path / "data.mtx"))), [[0, 2.5, 0, 0], [0] * 4, [0, 0, 0, -1]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -478,7 +514,15 @@ def test_sparse_matrix_market_has_zeros_where_it_lists_nothing(tmp_path):
         '"1","2","3"\n"4","","6"\n',
         "1e0,2.0,+3\n4, ,6\n",
     ],
-    ids=["plain", "header", "header with a blank", "BOM and CRLF", "spaces and blank line", "quotes", "notations"],
+    ids=[
+        "plain",
+        "header",
+        "header with a blank",
+        "BOM and CRLF",
+        "spaces and blank line",
+        "quotes",
+        "notations",
+    ],
 )
 def test_csv_as_people_write_it(text, tmp_path):
     (tmp_path / "data.csv").write_text(text, newline="")
@@ -491,9 +535,13 @@ def test_a_first_line_of_missing_entries_is_no_header(tmp_path):
 
 
 def test_parquet_of_nullable_columns(tmp_path):
-    frame = pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64"), "b": [0.5, None], "c": [True, False]})
+    frame = pandas.DataFrame(
+        {"a": pandas.array([1, None], dtype="Int64"), "b": [0.5, None], "c": [True, False]}
+    )
     frame.to_parquet(tmp_path / "data.parquet")
-    assert_array_equal(observed(file(path=str(tmp_path / "data.parquet"))), [[1, 0.5, 1], [NAN, NAN, 0]])
+    assert_array_equal(
+        observed(file(path=str(tmp_path / "data.parquet"))), [[1, 0.5, 1], [NAN, NAN, 0]]
+    )
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
@@ -530,20 +578,38 @@ UNUSABLE = {
     "complex.npy": (lambda path: np.save(path, np.eye(2, dtype=complex)), "complex"),
     "text.npy": (lambda path: np.save(path, np.array([["a", "b"]])), ""),
     "dates.npy": (lambda path: np.save(path, np.zeros((2, 2), dtype="M8[s]")), ""),
-    "fields.npy": (lambda path: np.save(path, np.zeros((2, 2), dtype=[("a", float), ("b", int)])), ""),
-    "pickle.npy": (lambda path: np.save(path, np.array([[Payload()]]), allow_pickle=True), "not readable as .npy"),
+    "fields.npy": (
+        lambda path: np.save(path, np.zeros((2, 2), dtype=[("a", float), ("b", int)])),
+        "",
+    ),
+    "pickle.npy": (
+        lambda path: np.save(path, np.array([[Payload()]]), allow_pickle=True),
+        "not readable as .npy",
+    ),
     "pickle.npz": (lambda path: np.savez(path, D=np.array([[Payload()]])), "not readable as .npz"),
     "pickle.pt": (lambda path: torch.save({"D": Payload()}, path), "not readable as .pt"),
-    "raw-pickle.pt": (lambda path: path.write_bytes(pickle.dumps(Payload())), "not readable as .pt"),
-    "several.npz": (lambda path: np.savez(path, A=np.eye(2), B=np.eye(2)), "arrays A, B; allowed is one array, or one"),
-    "several.pt": (lambda path: torch.save({"A": torch.eye(2), "B": torch.eye(2)}, path), "arrays A, B; allowed"),
+    "raw-pickle.pt": (
+        lambda path: path.write_bytes(pickle.dumps(Payload())),
+        "not readable as .pt",
+    ),
+    "several.npz": (
+        lambda path: np.savez(path, A=np.eye(2), B=np.eye(2)),
+        "arrays A, B; allowed is one array, or one",
+    ),
+    "several.pt": (
+        lambda path: torch.save({"A": torch.eye(2), "B": torch.eye(2)}, path),
+        "arrays A, B; allowed",
+    ),
     "none.npz": (lambda path: np.savez(path), "arrays none"),
     "text.pt": (lambda path: torch.save("hello", path), ""),
     "text-in-D.pt": (lambda path: torch.save({"D": "hello"}, path), ""),
     "nothing.pt": (lambda path: torch.save(None, path), ""),
     "ragged.pt": (lambda path: torch.save([[1.0], [1.0, 2.0]], path), ""),
     "text.parquet": (lambda path: pandas.DataFrame({"a": ["x"]}).to_parquet(path), ""),
-    "dates.parquet": (lambda path: pandas.DataFrame({"a": pandas.to_datetime(["2020-01-01"])}).to_parquet(path), ""),
+    "dates.parquet": (
+        lambda path: pandas.DataFrame({"a": pandas.to_datetime(["2020-01-01"])}).to_parquet(path),
+        "",
+    ),
     "complex.mtx": (lambda path: mmwrite(path, np.eye(2, dtype=complex)), "complex"),
 }
 
@@ -576,7 +642,11 @@ def test_truncated_files_are_refused(tmp_path):
     [
         (np.ones((20, 30)), {}, r"a mask of shape \(20, 30\); allowed is that of D, \(30, 20\)"),
         (np.zeros((30, 20)), {}, "observes no entry"),
-        (np.ones((30, 20)), {"observed": 0.5}, r"beside problem\.observed=0\.5: allowed is one of the two"),
+        (
+            np.ones((30, 20)),
+            {"observed": 0.5},
+            r"beside problem\.observed=0\.5: allowed is one of the two",
+        ),
         (np.ones((30, 20)), {"observed": 7}, "beside problem.observed=7"),
     ],
 )
@@ -589,12 +659,19 @@ def test_masks_that_are_refused(array, keys, reason, tmp_path):
 # Ratings
 
 LINES = [(7, 30, 4, 1), (2, 10, 1.5, 2), (7, 10, 5, 3), (2, 20, 3, 4), (7, 30, 2, 5)]
-USERS_BY_ITEMS = [[1.5, 3, NAN], [5, NAN, 2]]  # users 2, 7; items 10, 20, 30; the last line overrides the first
+USERS_BY_ITEMS = [
+    [1.5, 3, NAN],
+    [5, NAN, 2],
+]  # users 2, 7; items 10, 20, 30; the last line overrides the first
 
 
 @pytest.mark.parametrize(
     ("name", "header", "separator"),
-    [("u.data", "", "\t"), ("ratings.dat", "", "::"), ("ratings.csv", "userId,movieId,rating,timestamp\n", ",")],
+    [
+        ("u.data", "", "\t"),
+        ("ratings.dat", "", "::"),
+        ("ratings.csv", "userId,movieId,rating,timestamp\n", ","),
+    ],
 )
 @pytest.mark.parametrize("width", [4, 3])
 def test_ratings(name, header, separator, width, tmp_path):

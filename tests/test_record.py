@@ -46,7 +46,8 @@ def test_records_are_even_on_a_logarithmic_axis(budget, points):
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"), [([5], [0, 5, 10]), ([], [0, 10]), ([10, 0, 3, 3], [0, 3, 10]), ([9, 1], [0, 1, 9, 10])]
+    ("steps", "expected"),
+    [([5], [0, 5, 10]), ([], [0, 10]), ([10, 0, 3, 3], [0, 3, 10]), ([9, 1], [0, 1, 9, 10])],
 )
 def test_explicit_steps_win_over_points(steps, expected):
     assert geometric(points=7, steps=steps, snapshots=0)(10).records == expected
@@ -73,7 +74,12 @@ RECORDS = [0, 1, 2, 5, 10, 20, 40]
 def stream(rates=RATES, **keys):
     objective = Objective(problem("full", (3,)), loss("squared", scale=0.5))
     return descent(
-        objective, mfgd.optimizer.gd(alternating=False), factors((3,)), lr=column(*rates), records=RECORDS, **keys
+        objective,
+        mfgd.optimizer.gd(alternating=False),
+        factors((3,)),
+        lr=column(*rates),
+        records=RECORDS,
+        **keys,
     )
 
 
@@ -104,7 +110,10 @@ def test_each_run_ends_at_its_own_last_record(rows):
 
 
 def test_a_converged_run_ends_there():
-    rows = follow(stream((0.01, 0.02, 0.03), reached=lambda s: torch.tensor([False, s.step >= 5, False])), measure)
+    rows = follow(
+        stream((0.01, 0.02, 0.03), reached=lambda s: torch.tensor([False, s.step >= 5, False])),
+        measure,
+    )
     assert [row.outcome for row in rows] == ["budget", "converged", "budget"]
     assert [int(row.trajectory["step"][-1]) for row in rows] == [40, 5, 40]
     assert rows[1].snapshots == []
@@ -114,7 +123,11 @@ def test_snapshots_end_with_the_run_s_own_end(rows):
     states = {state.step: state for state in stream(divergence=1e6)}
     end = int(rows[1].trajectory["step"][-1])
     assert 1 < end < 40
-    assert [[step for step, _ in row.snapshots] for row in rows] == [[0, 1, 40], [0, 1, end], [0, 1, 40]]
+    assert [[step for step, _ in row.snapshots] for row in rows] == [
+        [0, 1, 40],
+        [0, 1, end],
+        [0, 1, 40],
+    ]
     for b, row in enumerate(rows):
         for step, kept in row.snapshots:
             for W, V in zip(kept, states[step].factors, strict=True):
@@ -148,10 +161,30 @@ def made(outcome: str, losses: list[float]) -> Row:
 @pytest.mark.parametrize(
     ("outcome", "losses", "tolerance", "expected"),
     [
-        ("budget", [4.0, 1.0, 2.0], 0.0, {"final_loss": 2.0, "final_relative_error": 0.5, "best_loss": 1.0}),
-        ("converged", [4.0, 2.0, 1.0], 0.5, {"final_loss": 1.0, "best_loss": 1.0, "steps_to_tolerance": 20.0}),
-        ("budget", [4.0, 2.0, 1.0], 0.1, {"final_loss": 1.0, "steps_run": 20.0, "solve_seconds": 0.5}),
-        ("diverged", [4.0, 9.0, 1e49], 0.5, {"final_loss": np.nan, "best_loss": 4.0, "steps_run": 20.0}),
+        (
+            "budget",
+            [4.0, 1.0, 2.0],
+            0.0,
+            {"final_loss": 2.0, "final_relative_error": 0.5, "best_loss": 1.0},
+        ),
+        (
+            "converged",
+            [4.0, 2.0, 1.0],
+            0.5,
+            {"final_loss": 1.0, "best_loss": 1.0, "steps_to_tolerance": 20.0},
+        ),
+        (
+            "budget",
+            [4.0, 2.0, 1.0],
+            0.1,
+            {"final_loss": 1.0, "steps_run": 20.0, "solve_seconds": 0.5},
+        ),
+        (
+            "diverged",
+            [4.0, 9.0, 1e49],
+            0.5,
+            {"final_loss": np.nan, "best_loss": 4.0, "steps_run": 20.0},
+        ),
         ("diverged", [np.nan], 0.5, {"final_loss": np.nan, "best_loss": np.nan, "steps_run": 0.0}),
     ],
 )
@@ -165,14 +198,20 @@ def test_summary(outcome, losses, tolerance, expected):
 def ended(**columns) -> Row:
     """A run in double precision with the given columns at steps 0, 10, 20 …"""
     count = len(next(iter(columns.values())))
-    steps = {"step": 10.0 * np.arange(count), "loss_gap": np.full(count, np.nan), "loss": np.ones(count)}
+    steps = {
+        "step": 10.0 * np.arange(count),
+        "loss_gap": np.full(count, np.nan),
+        "loss": np.ones(count),
+    }
     trajectory = steps | {name: np.array(values, dtype=float) for name, values in columns.items()}
     return Row("budget", trajectory, (torch.zeros(2, 1).double(), torch.zeros(1, 2).double()), [])
 
 
 def test_contraction_of_a_geometric_sequence():
     errors = 0.9 ** (10 * np.arange(5))
-    assert_allclose(ended(relative_error=errors).contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12)
+    assert_allclose(
+        ended(relative_error=errors).contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12
+    )
     # Of the loss the root counts: it is quadratic in the distance.
     gap = ended(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(5))
     assert_allclose(gap.contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12)
@@ -196,7 +235,12 @@ def test_half_time_on_saxe_s_curve(s, start):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.0, -1, 3, 2], 10 + 10 * 2 / 4), ([0.0, 0.1, 0.2], np.nan), ([1.5, 2, 2], np.nan), ([0, np.nan, 2], np.nan)],
+    [
+        ([0.0, -1, 3, 2], 10 + 10 * 2 / 4),
+        ([0.0, 0.1, 0.2], np.nan),
+        ([1.5, 2, 2], np.nan),
+        ([0, np.nan, 2], np.nan),
+    ],
 )
 def test_half_time_off_the_curve(values, expected):
     assert_allclose(ended(**{"mode.1": values}).half_time("mode.1", 2.0), expected)
@@ -205,5 +249,8 @@ def test_half_time_off_the_curve(values, expected):
 def test_early_stop_is_the_least_error_held_out_where_there_is_one():
     error = [3.0, 1.0, 2.0, np.inf]
     assert ended(relative_error=error).early_stop() == (10, 1)
-    assert ended(relative_error=error, heldout_error=[3.0, 2.0, 1.5, np.nan]).early_stop() == (20, 1.5)
+    assert ended(relative_error=error, heldout_error=[3.0, 2.0, 1.5, np.nan]).early_stop() == (
+        20,
+        1.5,
+    )
     assert np.isnan(ended(relative_error=[np.nan, np.inf]).early_stop()).all()

@@ -50,7 +50,13 @@ def close(found, expected) -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [{}, {"noise": 0.0}, {"heldout": 0.25}, {"outliers": 0.2, "outlier_scale": 3.0, "heldout": 0.1}, {"snr": 2.0}],
+    [
+        {},
+        {"noise": 0.0},
+        {"heldout": 0.25},
+        {"outliers": 0.2, "outlier_scale": 3.0, "heldout": 0.1},
+        {"snr": 2.0},
+    ],
 )
 def test_how_a_problem_is_kept_moves_no_draw(keys):
     if "snr" in keys:
@@ -79,7 +85,10 @@ def test_what_is_kept_sparse():
     large = problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 5000})
     assert large.D.layout == torch.sparse_csr
     assert large.count == 5000
-    assert problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 0.2}).D.layout == torch.strided
+    assert (
+        problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 0.2}).D.layout
+        == torch.strided
+    )
 
 
 def test_entries_that_are_zero_are_entries():
@@ -101,13 +110,21 @@ def test_another_dtype():
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_objective_and_gradient(lead, depth, name, reduction):
-    dense, given = (Objective(p, loss(name, scale=0.5, reduction=reduction, penalty=0.1)) for p in twins(heldout=0.2))
+    dense, given = (
+        Objective(p, loss(name, scale=0.5, reduction=reduction, penalty=0.1))
+        for p in twins(heldout=0.2)
+    )
     made = factors(lead, depth, n=N, m=M)
     close([given.value(made)], [dense.value(made)])
     close(given.gradient(made), dense.gradient(made))
     close(given.with_room(made).gradient(made, 1), dense.gradient(made, 1))
     mask = dense.problem.mask == 1
-    assert_allclose(given.residual(made).flatten(), dense.residual(made)[..., mask].flatten(), rtol=1e-12, atol=1e-13)
+    assert_allclose(
+        given.residual(made).flatten(),
+        dense.residual(made)[..., mask].flatten(),
+        rtol=1e-12,
+        atol=1e-13,
+    )
 
 
 @DEPTHS
@@ -151,7 +168,9 @@ def test_errors_near_the_truth_keep_their_digits():
 def test_errors_of_given_data(tmp_path):
     whole = np.random.default_rng(0).normal(size=SHAPE)
     np.save(tmp_path / "D.npy", whole)
-    keys = {key: KEYS[key] for key in ("mask", "snr", "outliers", "outlier_scale", "heldout", "seed")}
+    keys = {
+        key: KEYS[key] for key in ("mask", "snr", "outliers", "outlier_scale", "heldout", "seed")
+    }
     arguments = keys | {"path": str(tmp_path / "D.npy"), "observed": 0.3, "noise": 0.1}
     dense = problem.file(**arguments)
     with sparsely():
@@ -168,7 +187,10 @@ def test_steps(name):
     pair = twins()
     if name == "mu":
         dense, given = pair
-        pair = Problem(dense.D.abs(), dense.mask), Problem(given.pattern.filled(given.entries.abs()))
+        pair = (
+            Problem(dense.D.abs(), dense.mask),
+            Problem(given.pattern.filled(given.entries.abs())),
+        )
     start = tuple(W.abs() for W in factors((1,), n=N, m=M))
     ends = []
     for each in pair:
@@ -204,9 +226,14 @@ def test_spectral_start(rank):
     assert_allclose(made[0].mT @ made[0], made[1] @ made[1].mT, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in INITS if name not in ("file", "notebook", "spectral")])
+@pytest.mark.parametrize(
+    "name", [name for name in INITS if name not in ("file", "notebook", "spectral")]
+)
 def test_other_starts_are_the_same(name):
-    starts = [getattr(init, name)(**INITS[name].keys)(p, (N, 3, M), problem.stream("init", 0)) for p in twins()]
+    starts = [
+        getattr(init, name)(**INITS[name].keys)(p, (N, 3, M), problem.stream("init", 0))
+        for p in twins()
+    ]
     assert all(torch.equal(*pair) for pair in zip(*starts, strict=True))
 
 
@@ -229,7 +256,13 @@ def test_cells_without_an_entry_are_grey(monkeypatch):
     assert (plots.pictures(given, factors(n=N, m=M))["residual"] == 204).all(-1).sum() > 0
 
 
-LINE = ("problem=synthetic", "problem.n=1100", "problem.m=1000", "problem.observed=20000", "problem.heldout=0.1")
+LINE = (
+    "problem=synthetic",
+    "problem.n=1100",
+    "problem.m=1000",
+    "problem.observed=20000",
+    "problem.heldout=0.1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +270,8 @@ def solved():
     """Three runs of one sweep: two problems, two starts."""
     lines = (("seed=0",), ("seed=1",), ("problem.seed=1",))
     points = [
-        composed(*LINE, *more, "rank=3", "init=orthogonal", "steps=5", "lr=20", "record.steps=[]") for more in lines
+        composed(*LINE, *more, "rank=3", "init=orthogonal", "steps=5", "lr=20", "record.steps=[]")
+        for more in lines
     ]
     return points, [sweep.solve([point])[0] for point in points]
 
@@ -272,7 +306,9 @@ def test_the_matrix_that_is_kept_can_be_read_back(solved, tmp_path, monkeypatch)
 def test_ratings_of_many_users_and_items(tmp_path):
     generator = np.random.default_rng(0)
     flat = np.sort(generator.choice(1100 * 1000, 30_000, replace=False))
-    flat = np.union1d(flat, np.r_[np.arange(1100) * 1000, np.arange(1000)])  # each user and each item is there
+    flat = np.union1d(
+        flat, np.r_[np.arange(1100) * 1000, np.arange(1000)]
+    )  # each user and each item is there
     rating = generator.integers(1, 6, len(flat))
     lines = zip(flat // 1000 + 7, flat % 1000 + 3, rating, strict=True)
     (tmp_path / "u.data").write_text("".join(f"{u}\t{i}\t{r}\t0\n" for u, i, r in lines))

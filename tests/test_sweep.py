@@ -7,7 +7,14 @@ from test_config import composed
 from mfgd import sweep
 from mfgd.types import Refused
 
-SYNTHETIC = ("problem=synthetic", "problem.n=12", "problem.m=9", "problem.rank=2", "steps=300", "lr=0.1")
+SYNTHETIC = (
+    "problem=synthetic",
+    "problem.n=12",
+    "problem.m=9",
+    "problem.rank=2",
+    "steps=300",
+    "lr=0.1",
+)
 
 
 def grid(*lines: str) -> list:
@@ -16,18 +23,28 @@ def grid(*lines: str) -> list:
 
 def test_runs_of_equal_identity_and_shape_share_a_batch():
     points = grid(
-        "lr=0.1", "rank=3", "lr=0.2 seed=4", "loss=huber", "loss=huber loss.delta=2", "init=normal", "problem.seed=1"
+        "lr=0.1",
+        "rank=3",
+        "lr=0.2 seed=4",
+        "loss=huber",
+        "loss=huber loss.delta=2",
+        "init=normal",
+        "problem.seed=1",
     )
     assert sweep.batches(points) == [[0, 2, 5, 6], [1], [3, 4]]
 
 
 def test_batches_fit_their_bytes():
-    points = grid(*[f"seed={seed} batch_bytes={(2 * 12 * 9 + 3 * 2 * (12 + 9)) * 8 * 2}" for seed in range(5)])
+    points = grid(
+        *[f"seed={seed} batch_bytes={(2 * 12 * 9 + 3 * 2 * (12 + 9)) * 8 * 2}" for seed in range(5)]
+    )
     assert sweep.batches(points) == [[0, 1], [2, 3], [4]]
 
 
 def test_masked_and_full_problems_do_not_mix():
-    assert sweep.batches(grid("problem.observed=0.5", "problem.observed=0.6", "problem.observed=1.0")) == [[0, 1], [2]]
+    assert sweep.batches(
+        grid("problem.observed=0.5", "problem.observed=0.6", "problem.observed=1.0")
+    ) == [[0, 1], [2]]
 
 
 EXACT = {
@@ -47,7 +64,13 @@ LARGE = {
     "residual": "problem.n=150 problem.m=120 rank=5",
     "gram": "problem.n=300 problem.m=200 rank=3 depth=3 init=normal lr=0.01",
 }
-COMPANY = ["seed=0", "seed=1 lr=1e4", "seed=2 loss.scale=0.3 problem.seed=1", "seed=3 problem.seed=2", "seed=4 lr=1e9"]
+COMPANY = [
+    "seed=0",
+    "seed=1 lr=1e4",
+    "seed=2 loss.scale=0.3 problem.seed=1",
+    "seed=3 problem.seed=2",
+    "seed=4 lr=1e9",
+]
 
 
 def alone_and_together(monkeypatch, line: str, steps: int, others: int = 12):
@@ -113,7 +136,9 @@ def test_lr_as_a_list_gives_the_first_rates():
 
 @pytest.mark.parametrize("depth", [3, 4])
 def test_depth(depth):
-    (row,) = sweep.solve(grid(f"depth={depth} init=balanced init.scale=0.5 lr=0.02 steps=4000 tolerance=1e-6"))
+    (row,) = sweep.solve(
+        grid(f"depth={depth} init=balanced init.scale=0.5 lr=0.02 steps=4000 tolerance=1e-6")
+    )
     assert [tuple(W.shape) for W in row.factors] == [(12, 2), *[(2, 2)] * (depth - 2), (2, 9)]
     assert row.outcome == "converged"
 
@@ -160,7 +185,9 @@ def test_an_unusable_unit_is_refused():
 
 
 def test_rates_beyond_the_limit_are_known_before_the_sweep():
-    points = grid("lr=0.4", "lr=0.6", "lr=1.1 lr_unit=sigma1", "lr=9 loss=huber", "lr=9 optimizer=momentum")
+    points = grid(
+        "lr=0.4", "lr=0.6", "lr=1.1 lr_unit=sigma1", "lr=9 loss=huber", "lr=9 optimizer=momentum"
+    )
     beyond, least = sweep.unstable(points)
     assert beyond == [points[1], points[2]]  # σ₁ = 1 and the plain sum of squares: 1/2σ₁
     assert least == pytest.approx(0.5, rel=1e-12)
@@ -179,7 +206,11 @@ def test_schedules_and_optimizers_share_batches_by_their_floats():
 
 
 def test_a_geometric_schedule_of_a_batch_is_that_of_each_run():
-    points = grid("schedule=geometric schedule.decay=0.99", "schedule=geometric schedule.decay=0.9", "lr=[0.1,0.05]")
+    points = grid(
+        "schedule=geometric schedule.decay=0.99",
+        "schedule=geometric schedule.decay=0.9",
+        "lr=[0.1,0.05]",
+    )
     pair = sweep.solve(points[:2])
     for point, row in zip(points, pair, strict=False):
         (alone,) = sweep.solve([point])
@@ -198,7 +229,10 @@ def test_unusable_optimizers_are_refused_before_anything_is_solved():
 
 
 def draws(*lines: str) -> list[str]:
-    return [sweep.solve([point])[0].tags["draw.init"] for point in grid(*(f"steps=1 {line}" for line in lines))]
+    return [
+        sweep.solve([point])[0].tags["draw.init"]
+        for point in grid(*(f"steps=1 {line}" for line in lines))
+    ]
 
 
 @pytest.mark.parametrize("init", ["uniform", "normal", "orthogonal", "balanced", "spectral"])
@@ -213,7 +247,10 @@ def test_the_draw_of_a_start_does_not_depend_on_its_scale_nor_on_any_other_axis(
         "dtype=float32",
     )
     assert len(set(draws(*(f"init={init} {other}" for other in ("", *others))))) == 1
-    scaled, whole = (sweep.solve(grid(f"init={init} init.scale={s} steps=1 lr=1e-300"))[0].factors for s in (0.25, 1.0))
+    scaled, whole = (
+        sweep.solve(grid(f"init={init} init.scale={s} steps=1 lr=1e-300"))[0].factors
+        for s in (0.25, 1.0)
+    )
     for W, V in zip(scaled, whole, strict=True):
         torch.testing.assert_close(W, 0.25 * V, rtol=1e-15, atol=0)
 
@@ -226,7 +263,8 @@ def test_another_seed_rank_or_kind_is_another_draw():
 def test_a_run_carries_the_hashes_of_all_its_draws():
     line = "steps=1 problem.noise=0.1 problem.observed=0.7 problem.heldout=0.2"
     (first,), (other,), (moved,) = (
-        sweep.solve(grid(f"{line} {more}")) for more in ("", "seed=1 problem.noise=0.3", "problem.seed=1")
+        sweep.solve(grid(f"{line} {more}"))
+        for more in ("", "seed=1 problem.noise=0.3", "problem.seed=1")
     )
     names = {"draw.init", "draw.data", "draw.noise", "draw.mask", "draw.heldout"}
     assert names <= set(first.tags)

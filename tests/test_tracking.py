@@ -13,7 +13,16 @@ import mfgd
 from mfgd import problem, sweep, tracking
 from mfgd.types import Refused
 
-SERIES = {"loss", "relative_error", "gradient_norm", "balance", "effective_rank", "nuclear_norm", "sigma.1", "sigma.2"}
+SERIES = {
+    "loss",
+    "relative_error",
+    "gradient_norm",
+    "balance",
+    "effective_rank",
+    "nuclear_norm",
+    "sigma.1",
+    "sigma.2",
+}
 SINGLE = {"final_loss", "final_relative_error", "best_loss", "steps_run", "solve_seconds"}
 
 
@@ -33,7 +42,9 @@ def test_a_sweep_is_one_parent_with_every_point_as_a_child(store, runs):
     assert len(runs) == 16
     (parent,) = set(runs["parent"])
     assert MlflowClient(store).get_run(parent).info.status == "FINISHED"
-    assert runs[["params.rank", "params.lr", "params.loss", "params.init"]].value_counts().eq(1).all()
+    assert (
+        runs[["params.rank", "params.lr", "params.loss", "params.init"]].value_counts().eq(1).all()
+    )
     counts = runs["tags.outcome"].value_counts()
     assert counts["diverged"] == 4
     logged = MlflowClient(store).get_run(parent).data.metrics
@@ -44,7 +55,9 @@ def test_parent_carries_the_summary_and_the_overview(store, runs):
     client, parent = MlflowClient(store), runs["parent"].iloc[0]
     summary = pandas.read_csv(client.download_artifacts(parent, "summary.csv"))
     assert set(summary["run_id"]) == set(runs["run_id"])
-    assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/overview.png"]
+    assert [file.path for file in client.list_artifacts(parent, "figures")] == [
+        "figures/overview.png"
+    ]
 
 
 def test_names_of_a_run(store, runs):
@@ -87,7 +100,9 @@ def test_history_has_the_steps_of_the_trajectory(store, runs):
 
 
 def test_a_large_sweep_logs_what_its_budget_of_points_allows(store):
-    point = composed("steps=500", "tracking.experiment=many", "tracking.points=4000", "tracking.figures=50")
+    point = composed(
+        "steps=500", "tracking.experiment=many", "tracking.points=4000", "tracking.figures=50"
+    )
     (row,) = sweep.solve([point])
     place = point.tracking()
     place.open()
@@ -114,7 +129,13 @@ def test_diverged_runs_are_results(store, runs):
 def test_artifacts(store, runs):
     client, run_id = MlflowClient(store), runs["run_id"].iloc[0]
     names = {file.path for file in client.list_artifacts(run_id)}
-    assert names >= {"config.yaml", "matrices.safetensors", "trajectory.parquet", "figures", "images"}
+    assert names >= {
+        "config.yaml",
+        "matrices.safetensors",
+        "trajectory.parquet",
+        "figures",
+        "images",
+    }
     figures = {file.path for file in client.list_artifacts(run_id, "figures")}
     assert figures == {"figures/curves.png", "figures/matrices.png", "figures/spectrum.png"}
     images = [file.path for file in client.list_artifacts(run_id, "images")]
@@ -123,7 +144,11 @@ def test_artifacts(store, runs):
 
 def test_matrices_come_back_bit_for_bit(store):
     point = composed(
-        "problem=synthetic", "problem.observed=0.5", "steps=20", "tracking.experiment=bits", "dtype=float32"
+        "problem=synthetic",
+        "problem.observed=0.5",
+        "steps=20",
+        "tracking.experiment=bits",
+        "dtype=float32",
     )
     (row,) = sweep.solve([point])
     place = point.tracking()
@@ -142,7 +167,14 @@ def test_matrices_come_back_bit_for_bit(store):
 
 
 def test_a_deep_run_comes_back_and_goes_on(store):
-    line = ("problem=synthetic", "depth=3", "init.scale=0.5", "lr=0.01", "steps=20", "tracking.experiment=deep")
+    line = (
+        "problem=synthetic",
+        "depth=3",
+        "init.scale=0.5",
+        "lr=0.01",
+        "steps=20",
+        "tracking.experiment=deep",
+    )
     first = composed(*line)
     (row,) = sweep.solve([first])
     place = first.tracking()
@@ -159,7 +191,14 @@ def test_a_deep_run_comes_back_and_goes_on(store):
 
 
 def test_heldout_error_and_steps_to_tolerance(store):
-    line = ("problem=synthetic", "problem.observed=0.6", "steps=3000", "lr=0.2", "tolerance=1e-2", "rank=5")
+    line = (
+        "problem=synthetic",
+        "problem.observed=0.6",
+        "steps=3000",
+        "lr=0.2",
+        "tolerance=1e-2",
+        "rank=5",
+    )
     point = composed(*line, "init.scale=0.1", "tracking.experiment=heldout", "tracking.figures=0")
     (row,) = sweep.solve([point])
     assert row.outcome == "converged"
@@ -172,7 +211,9 @@ def test_heldout_error_and_steps_to_tolerance(store):
 
 
 def test_verdicts_are_tags_and_theory_stands_beside_the_measures(store):
-    point = composed("problem=synthetic", "problem.noise=0.1", "steps=30", "tracking.experiment=theory")
+    point = composed(
+        "problem=synthetic", "problem.noise=0.1", "steps=30", "tracking.experiment=theory"
+    )
     (row,) = sweep.solve([point])
     place = point.tracking()
     place.open()
