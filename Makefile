@@ -1,10 +1,16 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+LOWEST := .venv-lowest
+OTHER := .venv-other
+PIP := pip install --disable-pip-version-check --quiet
+# What another version of a dependency, or another Python, can break.
+PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init internals launcher \
+    loss main notebook observation observe optimizer plots problem record sparse tracking)
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test verify results bench components lint clean
+.PHONY: sweep ui test test-lowest test-other verify results bench components lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -13,7 +19,13 @@ ui: $(VENV)/installed ## serve it; the sweep's last line says which page to open
 	$(RUN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 test: $(VENV)/installed ## the test suite, with coverage
-	$(RUN)/pytest -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(RUN)/pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+test-lowest: $(LOWEST)/installed ## some of it, at the lower bounds of pyproject.toml
+	$(LOWEST)/bin/pytest -n 2 $(PORTABLE)
+
+test-other: $(OTHER)/installed ## the same tests, with another Python: OTHER_PYTHON=python3.12
+	$(OTHER)/bin/pytest -n 2 $(PORTABLE)
 
 verify: $(VENV)/installed ## the published results, at sizes that still carry the claims
 	$(RUN)/python -m experiments verify --quick
@@ -21,11 +33,11 @@ verify: $(VENV)/installed ## the published results, at sizes that still carry th
 results: $(VENV)/installed ## the published results in full; writes experiments/README.md
 	$(RUN)/python -m experiments verify
 
-bench: $(VENV)/installed ## how fast it is, as a table: in the README, and in bench.json
-	$(RUN)/python tests/bench.py
+bench: $(VENV)/installed ## how fast it is, as a table, in benchmarks/README.md
+	$(RUN)/python -m benchmarks
 
-components: $(VENV)/installed ## the page of components, conf/README.md, out of the docstrings
-	$(RUN)/python tests/components.py
+components: $(VENV)/installed ## the reference, conf/README.md, out of the docstrings
+	$(RUN)/python conf/components.py
 
 lint: $(VENV)/installed
 	$(RUN)/ruff format --check .
@@ -33,9 +45,20 @@ lint: $(VENV)/installed
 	$(RUN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST) $(OTHER)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	$(RUN)/$(PIP) --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt .ci/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py > $(LOWEST)/bounds.txt
+	$(LOWEST)/bin/$(PIP) --constraint $(LOWEST)/bounds.txt --constraint constraints-lowest.txt --editable ".[test]"
+	touch $@
+
+$(OTHER)/installed: pyproject.toml constraints.txt
+	$(OTHER_PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/$(PIP) --constraint constraints.txt --editable ".[test]"
 	touch $@

@@ -1,17 +1,21 @@
 """Published results as runnable claims.
 
-An experiment is one file in this folder, named by citation, and its sweep ``conf/experiment/NAME.yaml``; nothing else
-is touched to add one. The file holds
+An experiment is one file in this folder, named by citation, and its sweep
+``conf/experiment/NAME.yaml``; nothing else is touched to add one. The file holds
 
 - a docstring of paragraphs: the paper; the claim, in one line; then whatever explains both;
-- ``SWEEPS``, the YAMLs that it runs → the overrides with which ``--quick`` makes them smaller, None where it leaves
-  them out;
-- ``claims(runs)``, which measures: it gives a `Claim` for every number that is held against a published one;
-- ``figure(runs)``, which redraws the paper's figure from our runs, with theory or published values over it;
-- and any start or problem that only this experiment needs, a function that its YAML names by ``_target_``.
+- ``SWEEPS``: the YAMLs that the file runs → the overrides with which ``--quick`` makes them
+  smaller, None if ``--quick`` leaves them out;
+- ``claims(runs)``, which measures and gives a `Claim` for every number that is compared with a
+  published number;
+- ``figure(runs)``, which draws the figure of the paper from our runs, and theory or published
+  values over it;
+- any start or problem that only this experiment needs: a function that the YAML names by
+  ``_target_``.
 
-``runs`` is the pandas table of the tracked runs, as `mfgd.load_runs` gives it, ``params.experiment`` being the YAML
-of each; `loaded` gives config, trajectory and matrices. Claims know no other source than these two.
+``runs`` is the pandas table of the tracked runs, as `mfgd.load_runs` gives it;
+``params.experiment`` is the YAML of each run. `loaded` gives config, trajectory and matrices.
+Claims know no other source than these two.
 """
 
 from __future__ import annotations
@@ -77,7 +81,8 @@ def over_steps(axes: Axes) -> None:
 
 
 def loaded(runs: pandas.DataFrame) -> list[Run]:
-    """The tracked runs of a table, in the order of its lines: config, trajectory and matrices of each."""
+    """The tracked runs of a table, in the order of its lines: config, trajectory and matrices of
+    each."""
     return [_loaded(run_id) for run_id in runs["run_id"]]
 
 
@@ -87,7 +92,10 @@ def _loaded(run_id: str) -> Run:
 
 
 def step_at(trajectory: pandas.DataFrame, measure: str, bound: float) -> float:
-    """The step at which a measure comes down to a bound, NaN where it never does; between records its log is a line."""
+    """The step at which a measure comes down to a bound, NaN if it never does.
+
+    Between two records the logarithm of the measure is taken as a line.
+    """
     step, values = trajectory["step"].to_numpy(), trajectory[measure].to_numpy()
     below = np.flatnonzero(values <= bound)
     if not len(below):

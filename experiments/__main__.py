@@ -1,4 +1,5 @@
-"""`python -m experiments` lists the published results, `python -m experiments verify [NAME…]` checks them."""
+"""`python -m experiments` lists the published results, `python -m experiments verify [NAME…]`
+checks them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import torch
 
 import experiments
 from experiments import Claim, Experiment
-from mfgd import config
+from mfgd import refusals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def main() -> None:
         help="smaller sizes that carry the claim; no ledger is written",
     )
     options = parser.parse_args()
-    with config.refusals():
+    with refusals.exit_on_refusal():
         if options.command != "verify":
             print(listing())
             return
@@ -57,7 +58,8 @@ def main() -> None:
 
 
 def listing() -> str:
-    """Name, claim, paper and cost of every experiment; the cost is what the last full verification took."""
+    """Name, claim, paper and cost of every experiment; the cost is what the last full verification
+    took."""
     known = ledger()
     lines = []
     for name in experiments.names():
@@ -68,11 +70,12 @@ def listing() -> str:
 
 
 def verified(chosen: Sequence[Experiment], *, quick: bool) -> int:
-    """Runs experiments and prints their tables; in full they enter the ledger. How many numbers deviate."""
-    from mfgd.__main__ import prepare
+    """Runs experiments and prints their tables; in full they enter the ledger. How many numbers
+    deviate."""
+    from mfgd.__main__ import set_up_process
 
     sys.argv = [sys.argv[0], "--multirun"]
-    prepare()
+    set_up_process()
     if quick:
         torch.set_num_threads(
             1
@@ -90,9 +93,8 @@ def verified(chosen: Sequence[Experiment], *, quick: bool) -> int:
         deviating += [(experiment.name, claim) for claim in claims if not claim.holds]
         if not quick:
             enter(experiment, claims, figure, seconds)
-    print(
-        f"\n{counted - len(deviating)} of {counted} numbers hold, in {time.perf_counter() - begun:.0f} s"
-    )
+    seconds = time.perf_counter() - begun
+    print(f"\n{counted - len(deviating)} of {counted} numbers hold, in {seconds:.0f} s")
     for name, claim in deviating:
         print(f"{name}: {claim.text}: expected {claim.expected}, got {claim.got}")
     return len(deviating)
@@ -101,13 +103,14 @@ def verified(chosen: Sequence[Experiment], *, quick: bool) -> int:
 def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim], Figure | None]:
     """Runs the sweeps of an experiment and holds what was tracked against its claims.
 
-    The table and the figure become artifacts of each sweep's own run. A sweep in which a run raises is a claim that
-    deviates, and there is no figure then.
+    The table and the figure become artifacts of each sweep's own run. A sweep in which a run raises
+    is a claim that deviates, and there is no figure then.
     """
     import pandas
 
     import mfgd
-    from mfgd.__main__ import carry_out
+    from mfgd.__main__ import execute
+    from mfgd.mlflow_store import MlflowTracker
     from mfgd.tracking import attach
 
     parents, tables, claims, figure = [], [], [], None
@@ -123,9 +126,9 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
         with redirect_stdout(
             io.StringIO()
         ):  # the best runs of a sweep: here others are of interest
-            session = carry_out()
-        store = session.store
-        assert store is not None
+            session = execute()
+        store = session.tracker
+        assert isinstance(store, MlflowTracker)
         assert store.parent is not None
         parents.append((store.parent, store.uri))
         tables.append(
@@ -176,7 +179,8 @@ def ledger() -> dict[str, Any]:
 def enter(
     experiment: Experiment, claims: Sequence[Claim], figure: Figure | None, seconds: float
 ) -> None:
-    """Replaces an experiment's entry in the ledger and its figure; README.md is written anew from the whole ledger."""
+    """Replaces an experiment's entry in the ledger and its figure; README.md is written anew from
+    the whole ledger."""
     if figure is not None:
         (HERE / "figures").mkdir(exist_ok=True)
         figure.savefig(HERE / "figures" / f"{experiment.name}.png")
@@ -196,7 +200,8 @@ def page(entries: dict[str, Any]) -> str:
     lines = [
         "# Published results",
         "",
-        "What the literature says of gradient descent on D ≈ C F, run and measured. `python -m experiments verify`",
+        "What the literature says of gradient descent on D ≈ C F, run and measured. "
+        "`python -m experiments verify`",
         "writes this page, and nobody else does; a claim that fails stays in it as failed.",
         "",
         "| experiment | claim | numbers | date | figure |",

@@ -1,12 +1,16 @@
 """Arora, Cohen, Hu, Luo 2019, Implicit regularization in deep matrix factorization.
 
-Unconstrained in rank, completion from a small start finds the matrix of low rank, the better the deeper.
+Unconstrained in rank, completion from a small start finds the matrix of low rank, the better the
+deeper.
 
-Factors as wide as the matrix can fit the observed entries with anything elsewhere. Gradient descent fits them from any
-start, but the smaller its scale α, the smaller the effective rank exp(−Σ p ln p), p = σ/Σσ, of the product and the
-held-out error ‖D̂ − D*‖/‖D*‖ over the entries not observed. At depth 2 the entries of C and F have standard deviation
-α/√n: 60 × 60, rank 2, κ = 1.2, 1000 entries. With few entries two factors do not find the matrix, and three do:
-100 × 100, rank 5, 2000 entries, standard deviation 10⁻³ at either depth. The published errors are of another draw.
+Factors as wide as the matrix can fit the observed entries with any values elsewhere. Gradient
+descent fits the observed entries from any start. The smaller the scale α of the start, the smaller
+are the effective rank exp(−Σ p ln p), p = σ/Σσ, of the product and the held-out error ‖D̂ −
+D*‖/‖D*‖ over the entries that are not observed. At depth 2 the entries of C and F have standard
+deviation α/√n; D* is 60 × 60 of rank 2, κ = 1.2, with 1000 observed entries.
+
+With few entries two factors do not find the matrix, and three factors do: 100 × 100, rank 5, 2000
+entries, standard deviation 10⁻³ at either depth. The published errors are errors of another draw.
 """
 
 from __future__ import annotations
@@ -54,25 +58,29 @@ RANKS = {1.0: (42, 42), 0.1: (14, 15.5), 0.01: (2.9, 3.0), 1e-3: (2.1, 2.1), 1e-
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    tracked = by(scale, runs, "arora2019")
+    tracked = group_runs(start_scale, runs, "arora2019")
     errors = {
-        alpha: [last(run, "heldout_error") for run in same] for alpha, same in tracked.items()
+        alpha: [last_value(run, "heldout_error") for run in same] for alpha, same in tracked.items()
     }
     for larger, smaller in pairwise(errors):
-        text = f"α = {smaller:g}: largest held-out error of any start, against the least at α = {larger:g}"
+        text = (
+            f"α = {smaller:g}: largest held-out error of any start, "
+            f"against the least at α = {larger:g}"
+        )
         holds = max(errors[smaller]) < min(errors[larger])
         yield Claim(text, f"< {min(errors[larger]):.3g}", f"{max(errors[smaller]):.3g}", holds)
     largest, least = max(errors), min(errors)
     text = f"held-out error at α = {largest:g} over that at {least:g}, the least of any two starts"
     yield between(text, min(errors[largest]) / max(errors[least]), low=100)
     for alpha, same in tracked.items():
-        ranks = [last(run, "effective_rank") for run in same]
+        ranks = [last_value(run, "effective_rank") for run in same]
         low, high = RANKS[alpha]
-        text = f"α = {alpha:g}: mean effective rank, published {low:g}{f' to {high:g}' if high > low else ''}, ± 10 %"
+        published = f"{low:g} to {high:g}" if high > low else f"{low:g}"
+        text = f"α = {alpha:g}: mean effective rank, published {published}, ± 10 %"
         yield between(text, sum(ranks) / len(ranks), 0.9 * low, 1.1 * high)
 
-    deep = by(lambda run: run.config.depth, runs, "arora2019_depth3")
-    two, three = ([last(run, "heldout_error") for run in deep[depth]] for depth in (2, 3))
+    deep = group_runs(lambda run: run.config.depth, runs, "arora2019_depth3")
+    two, three = ([last_value(run, "heldout_error") for run in deep[depth]] for depth in (2, 3))
     yield between("few entries, depth 2: least held-out error of any start", min(two), low=0.1)
     yield between(
         "few entries, depth 3: largest held-out error over the least at depth 2",
@@ -81,33 +89,34 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
     )
 
 
-def by(key: Callable[[Run], float], runs: pandas.DataFrame, sweep: str) -> dict[float, list[Run]]:
+def group_runs(
+    key: Callable[[Run], float], runs: pandas.DataFrame, sweep: str
+) -> dict[float, list[Run]]:
     """Key → the runs of a sweep from each start, the largest key first."""
-    tracked = loaded(runs[runs["params.experiment"] == sweep])
-    return {
-        value: [run for run in tracked if key(run) == value]
-        for value in sorted(set(map(key, tracked)), reverse=True)
-    }
+    groups: dict[float, list[Run]] = {}
+    for run in loaded(runs[runs["params.experiment"] == sweep]):
+        groups.setdefault(key(run), []).append(run)
+    return dict(sorted(groups.items(), reverse=True))
 
 
-def scale(run: Run) -> float:
-    """α, to the digits in which the sweep gives it."""
+def start_scale(run: Run) -> float:
+    """α, to as many digits as the sweep gives."""
     return float(f"{run.config.init.scale * math.sqrt(run.config.rank):.2g}")
 
 
-def last(run: Run, measure: str) -> float:
+def last_value(run: Run, measure: str) -> float:
     return float(run.trajectory[measure].iloc[-1])
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3)
-    tracked = by(scale, runs, "arora2019")
+    tracked = group_runs(start_scale, runs, "arora2019")
     for axes, measure, published in (
         (left, "heldout_error", ERRORS),
         (middle, "effective_rank", RANKS),
     ):
-        dots(axes, tracked, measure)
+        draw_dots(axes, tracked, measure)
         for alpha, (low, high) in published.items():
             axes.plot([alpha, alpha], [low, high], "_-", color="black", markersize=14, linewidth=1)
         axes.plot([], [], "_-", color="black", markersize=14, label="published, another draw")
@@ -118,7 +127,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
     middle.minorticks_off()
     left.set(ylabel="held-out error", title="The smaller the start, the better …")
     middle.set(ylabel="effective rank", title="… for the lower is the rank")
-    for depth, same in by(lambda run: run.config.depth, runs, "arora2019_depth3").items():
+    for depth, same in group_runs(lambda run: run.config.depth, runs, "arora2019_depth3").items():
         for run in same:
             right.plot(
                 run.trajectory["step"],
@@ -127,11 +136,9 @@ def figure(runs: pandas.DataFrame) -> Figure:
                 linewidth=1.2,
             )
         right.plot([], [], color=f"C{depth}", label=f"depth {depth:g}")
-    config = run.config
+    shown = run.config.problem
     right.set(yscale="log", ylabel="held-out error")
-    right.set_title(
-        f"{config.problem.observed} entries of {config.problem.n} × {config.problem.m}, rank {config.problem.rank}"
-    )
+    right.set_title(f"{shown.observed} entries of {shown.n} × {shown.m}, rank {shown.rank}")
     over_steps(right)
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
@@ -139,12 +146,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
     return canvas
 
 
-def dots(axes: Axes, tracked: Mapping[float, Sequence[Run]], measure: str) -> None:
-    """A measure in the end over α, of each start."""
+def draw_dots(axes: Axes, tracked: Mapping[float, Sequence[Run]], measure: str) -> None:
+    """Draws the last value of a measure over α, for each start."""
     for alpha, same in tracked.items():
         axes.plot(
             [alpha] * len(same),
-            [last(run, measure) for run in same],
+            [last_value(run, measure) for run in same],
             "o",
             color="C0",
             markersize=6,

@@ -1,11 +1,16 @@
-"""Du, Hu, Lee 2018, Algorithmic regularization in learning deep homogeneous models: layers are automatically balanced.
+"""Du, Hu, Lee 2018, Algorithmic regularization in learning deep homogeneous models: layers are
+automatically balanced.
 
-Gradient descent keeps the balance CᵀC − FFᵀ of its start, up to a drift that is proportional to the rate.
+Gradient descent keeps the balance CᵀC − FFᵀ of its start, up to a drift that is proportional to the
+rate.
 
-Along gradient flow CᵀC − FFᵀ is constant (theorem 2.2). For CᵀG_C = G_F Fᵀ, a step W ← W − lr G changes it by
-lr² (G_CᵀG_C − G_F G_Fᵀ) exactly, and 1/lr steps by an amount in proportion to lr. Start: entries of standard deviation
-½ in C and 0.1 in F, 40 × 30 of rank 5, κ = 5, k = 5. The drift is how much the norm ‖CᵀC − FFᵀ‖ has changed at
-lr · step = 40, relative to its start. The published numbers are of another draw.
+Along gradient flow CᵀC − FFᵀ is constant (theorem 2.2). Because CᵀG_C = G_F Fᵀ, a step W ← W − lr G
+changes CᵀC − FFᵀ by exactly lr² (G_CᵀG_C − G_F G_Fᵀ), and 1/lr steps by an amount in proportion to
+lr.
+
+Start: entries of standard deviation ½ in C and 0.1 in F; D is 40 × 30 of rank 5, κ = 5, and k = 5.
+The drift is the change of the norm ‖CᵀC − FFᵀ‖ at lr · step = 40, relative to the norm at the
+start. The published numbers are numbers of another draw.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ SWEEPS = {"du2018": ("steps=8000", "lr=0.02,0.01,0.005"), "du2018_step": ("steps
 PUBLISHED = {0.04: 7.85e-3, 0.02: 3.27e-3, 0.01: 1.51e-3, 0.005: 7.29e-4, 0.0025: 3.58e-4}
 """Rate → drift."""
 TIME = 40.0
-"""lr · step at which the drift is read."""
+"""lr · step at which the drift is measured."""
 
 
 def unbalanced(*, left: Positive, right: Positive) -> Init:
@@ -56,9 +61,9 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
         loaded(runs[runs["params.experiment"] == "du2018_step"]), key=lambda run: run.config.steps
     )
     for before, after in zip(stopped[::2], stopped[1::2], strict=True):
-        changed, said = step_change(before, after)
+        changed, predicted = change_by_step(before, after)
         where = f"step {after.config.steps}"
-        size, residual = (float(torch.linalg.norm(X)) for X in (changed, changed - said))
+        size, residual = (float(torch.linalg.norm(X)) for X in (changed, changed - predicted))
         text = f"{where}: ‖change − lr² (G_CᵀG_C − G_F G_Fᵀ)‖, of a change of {size:.1g}"
         yield between(text, residual, high=1e-12)
 
@@ -69,29 +74,30 @@ def by_rate(runs: pandas.DataFrame) -> dict[float, Run]:
     return {run.config.lr: run for run in sorted(tracked, key=lambda run: -run.config.lr)}
 
 
-def drifts_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """lr · step, and the drift there."""
+def find_drifts(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """lr · step of each record, and the drift at the record."""
     balance = run.trajectory["balance"].to_numpy()
     return run.config.lr * run.trajectory["step"].to_numpy(), np.abs(balance / balance[0] - 1)
 
 
 def drift(run: Run) -> float:
-    """At the record at lr · step = 40."""
-    times, drifts = drifts_of(run)
+    """The drift at the record at lr · step = 40."""
+    times, drifts = find_drifts(run)
     (at,) = np.flatnonzero(np.isclose(times, TIME))
     return float(drifts[at])
 
 
-def step_change(before: Run, after: Run) -> tuple[torch.Tensor, torch.Tensor]:
-    """By how much a step changed CᵀC − FFᵀ, and by how much it should."""
+def change_by_step(before: Run, after: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """The change of CᵀC − FFᵀ by a step, and the change that theory predicts."""
     C, F, D = (before.matrices[name] for name in ("C", "F", "D"))
     residual = C @ F - D
     G_C, G_F = residual @ F.mT, C.mT @ residual
-    said = before.config.lr**2 * (G_C.mT @ G_C - G_F @ G_F.mT)
-    return invariant(after.matrices["C"], after.matrices["F"]) - invariant(C, F), said
+    predicted = before.config.lr**2 * (G_C.mT @ G_C - G_F @ G_F.mT)
+    return invariant(after.matrices["C"], after.matrices["F"]) - invariant(C, F), predicted
 
 
 def invariant(C: torch.Tensor, F: torch.Tensor) -> torch.Tensor:
+    """CᵀC − FFᵀ, which gradient flow does not change."""
     return C.mT @ C - F @ F.mT
 
 
@@ -100,7 +106,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left, right = canvas.subplots(1, 2)
     tracked = by_rate(runs)
     for i, (lr, run) in enumerate(tracked.items()):
-        times, drifts = drifts_of(run)
+        times, drifts = find_drifts(run)
         left.plot(
             times[1:],
             drifts[1:],

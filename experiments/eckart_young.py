@@ -1,10 +1,12 @@
 """Eckart, Young 1936, The approximation of one matrix by another of lower rank.
 
-From any small random start gradient descent reaches the best matrix of rank k: no bad local minimum holds it.
+From any small random start gradient descent reaches the best matrix of rank k: no bad local minimum
+holds it.
 
-No CF of width k has a loss ½‖D − CF‖² below ½ Σ_{i>k} σ_i(D)², which is that of the truncated singular value
-decomposition (Eckart, Young 1936), and every local minimum is this global one (Baldi, Hornik 1989, Neural networks and
-principal component analysis, fact 4). The excess is loss/optimum − 1. Synthetic D: σ_i = 10·0.8^i, i = 0, 1, …
+No CF of width k has a loss ½‖D − CF‖² below ½ Σ_{i>k} σ_i(D)², the loss of the truncated singular
+value decomposition (Eckart, Young 1936), and every local minimum is this global minimum (Baldi,
+Hornik 1989, Neural networks and principal component analysis, fact 4). The excess is loss/optimum −
+1. Synthetic D: σ_i = 10·0.8^i, i = 0, 1, …
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from experiments import THEORY, Claim, between, loaded, over_steps, step_at, within
-from mfgd import problem
+from mfgd.dense import AllEntries
+from mfgd.draws import orthonormal, stream
 from mfgd.problem import Problem
 from mfgd.tracking import Run
 from mfgd.types import Count, Positive, Seed
@@ -35,10 +38,11 @@ DIGITS = 317
 
 
 def decaying(*, n: Count, m: Count, first: Positive, ratio: Positive, seed: Seed) -> Problem:
-    """D of full rank with singular values first · ratio^i, i = 0, 1, …, and random singular vectors."""
-    r, draw = min(n, m), problem.stream("problem data", seed)
-    U, V = problem.orthonormal(n, r, draw), problem.orthonormal(m, r, draw)
-    D = (U * (first * ratio ** torch.arange(r, dtype=torch.float64))) @ V.mT
+    """D of full rank with singular values first · ratio^i, i = 0, 1, …, and random singular
+    vectors."""
+    r, generator = min(n, m), stream("problem data", seed)
+    U, V = orthonormal(n, r, generator), orthonormal(m, r, generator)
+    D = AllEntries((U * (first * ratio ** torch.arange(r, dtype=torch.float64))) @ V.mT)
     return Problem(D, truth=D, rank=r, generated=True)
 
 
@@ -74,7 +78,7 @@ def _worst(runs: Sequence[Run]) -> float:
 
 
 def _by_optimizer(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs at the rate that a number was published of."""
+    """The runs at the rate for which a number is published."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         name = run.config.optimizer._target_.rpartition(".")[2]
@@ -84,7 +88,8 @@ def _by_optimizer(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _same_number(text: str, runs: Sequence[Run], excess: float, published: float) -> Claim:
-    """The published number of steps is of another draw than ours: claims that it is among those that our draws give."""
+    """Claims that the published number of steps, a number of another draw, is among the numbers of
+    our draws."""
     steps = [step_at(run.trajectory, "excess_loss", excess) for run in runs]
     got = f"{min(steps):.0f} to {max(steps):.0f}, {len(steps)} draws"
     return Claim(text, f"{published:g} among", got, min(steps) <= published <= max(steps))
@@ -146,5 +151,5 @@ def figure(runs: pandas.DataFrame) -> Figure:
 
 
 def _curve(run: Run) -> tuple[pandas.Series, pandas.Series]:
-    """Excess against the step; what is left of it at the end is rounding."""
+    """Step and excess; an excess below 1e-16 is rounding."""
     return run.trajectory["step"], run.trajectory["excess_loss"].clip(lower=1e-16)

@@ -1,12 +1,16 @@
-"""Cohen, Kaur, Li, Kolter, Talwalkar 2021, Gradient descent on neural networks typically occurs at the edge of
-stability.
+"""Cohen, Kaur, Li, Kolter, Talwalkar 2021, Gradient descent on neural networks typically occurs at
+the edge of stability.
 
-Gradient descent converges exactly where the sharpness stays below 2/lr: at the flattest minimum, for lr σ₁ < 1.
+Gradient descent converges exactly where the sharpness stays below 2/lr: at the flattest minimum,
+for lr σ₁ < 1.
 
-At a minimum CF = D the Hessian of ½‖D − CF‖² has the largest eigenvalue σ₁(C)² + σ₁(F)², which is least, 2 σ₁(D), where
-the factors are balanced (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks). Starts: the
-balanced optimum with noise of 1e-3 on each entry of the factors, which ends beside the flattest minimum (9e-6 above
-2 σ₁, for the noise also unbalances), and with noise of 1e-6, which ends in it.
+At a minimum CF = D the largest eigenvalue of the Hessian of ½‖D − CF‖² is σ₁(C)² + σ₁(F)². It is
+smallest, 2 σ₁(D), if the factors are balanced (Mulayoff, Michaeli 2020, Unique properties of flat
+minima in deep networks).
+
+Starts: the balanced optimum with noise on each entry of the factors. Noise of 1e-3 also unbalances
+the factors, and descent ends beside the flattest minimum (9e-6 above 2 σ₁); from noise of 1e-6
+descent ends in the flattest minimum.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ SWEEPS = {"edge_of_stability": ("steps=3000", "lr=0.99,1.01,1.3", "record.points
 
 
 def beside_the_optimum(*, scale: Positive) -> Init:
-    """The balanced optimum, which is the spectral start of a fully observed D, plus Gaussian noise of that scale."""
+    """The balanced optimum plus Gaussian noise of standard deviation ``scale``.
+
+    The spectral start is the balanced optimum if every entry of D is observed.
+    """
     optimum, noise = spectral(scale=1.0), normal(scale=scale)
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:

@@ -1,10 +1,11 @@
 """Lee, Seung 2001, Algorithms for non-negative matrix factorization.
 
-Multiplicative updates never raise the loss, and stay in step with scikit-learn's from the same start.
+Multiplicative updates never raise the loss, and stay in step with scikit-learn's from the same
+start.
 
-C ← C ∘ DFᵀ / CFFᵀ, then F ← F ∘ CᵀD / CᵀCF: neither raises ‖D − CF‖² (theorem 1). D is the digits, k = 10. The
-published error after 200 updates, .33736, is that of one start, NumPy's draw of seed 0; other draws from the same
-distribution end between .330 and .340.
+C ← C ∘ DFᵀ / CFFᵀ, then F ← F ∘ CᵀD / CᵀCF: neither update raises ‖D − CF‖² (theorem 1). D is the
+digits, k = 10. The published error after 200 updates, .33736, belongs to one start, NumPy's draw of
+seed 0; other draws from the same distribution end between .330 and .340.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from experiments import THEORY, Claim, between, loaded, over_steps, within
 from mfgd.init import Init
-from mfgd.problem import Problem
+from mfgd.problem import Problem, from_matrix
 from mfgd.tracking import Run
 from mfgd.types import Factors, Positive, Seed
 
@@ -39,8 +41,8 @@ def uniform(*, low: Positive, high: Positive, draw: Seed) -> Init:
     """Independent entries, uniform on [low, high), C before F.
 
     Args:
-        low: the least entry: from 0 an entry would not move.
-        high: the largest.
+        low: the smallest value; an entry that is 0 would never move.
+        high: the largest value.
         draw: the seed of NumPy's default generator, with which the published start was drawn.
     """
 
@@ -57,19 +59,16 @@ def uniform(*, low: Positive, high: Positive, draw: Seed) -> Init:
 def sklearn(
     low: float, high: float, draw: int, rank: int, updates: int
 ) -> tuple[np.ndarray, float]:
-    """scikit-learn's product after so many updates from that start, and its relative error."""
+    """The product of scikit-learn after so many updates from a start, and its relative error."""
     D = load_digits().data
     start = uniform(low=low, high=high, draw=draw)
-    C, F = (
-        W.numpy()
-        for W in start(Problem(torch.from_numpy(D)), (len(D), rank, D.shape[1]), torch.Generator())
-    )
+    widths = len(D), rank, D.shape[1]
+    C, F = map(Tensor.numpy, start(from_matrix(D), widths, torch.Generator()))
     model = NMF(rank, init="custom", solver="mu", tol=0, max_iter=updates)
-    with (
-        warnings.catch_warnings(),
-        threadpool_limits(1),
-    ):  # threads wait for each other where the cores have other work
-        warnings.simplefilter("ignore", ConvergenceWarning)  # tol=0 is to do all the updates
+    # Threads would wait for each other if the cores have other work.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # tol=0 makes scikit-learn do every update, and warn that it has not converged.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         product = model.fit_transform(D, W=C, H=F) @ model.components_
     return product, float(np.linalg.norm(product - D) / np.linalg.norm(D))
 

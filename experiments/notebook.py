@@ -1,9 +1,10 @@
 """The founding notebook, Matrix Factorization using Gradient Descent, as printed.
 
-From the printed C and F, the sum of squares falls as printed: at once by lr = 0.01, then over 10,000 steps at 0.001.
+From the printed C and F, the sum of squares falls as printed: at once by lr = 0.01, then over
+10,000 steps at 0.001.
 
-The gradients of ‖D − CF‖² are read off two tracked runs of one step, which differ in their rate alone: W − lr G at
-lr = 0.01 less W − lr G at lr = 0.02 is 0.01 G.
+The gradients of ‖D − CF‖² are read off two tracked runs of one step, which differ only in their
+rate: W − lr G at lr = 0.01 less W − lr G at lr = 0.02 is 0.01 G.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
-"""Candès, Recht 2009, Exact matrix completion via convex optimization; the algorithm is of Tong, Ma, Chi 2021,
-Accelerating ill-conditioned low-rank matrix estimation via scaled gradient descent.
+"""Candès, Recht 2009, Exact matrix completion via convex optimization; the algorithm is of Tong,
+Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient descent.
 
-Completion turns from never to always while the entries grow from 1.5 to 3 times the dimension of a matrix of rank 4.
+Completion turns from never to always while the entries grow from 1.5 to 3 times the dimension of a
+matrix of rank 4.
 
-A matrix n × n of rank r has dof = r(2n − r) dimensions; N of its entries are observed. Damped ScaledGD on
-1/2p ‖M∘(D − CF)‖², p = N/n², from the spectral start, at rate ½; success is a relative error of the whole matrix below
-1e-3. n = 60, singular values 1. The lower the rank, the more entries per dimension it takes: rows with fewer entries
-than the rank cannot be completed by any method, and about n log n random entries leave no row without.
+A matrix n × n of rank r has dof = r(2n − r) dimensions; N of its entries are observed. Damped
+ScaledGD descends 1/2p ‖M∘(D − CF)‖², p = N/n², from the spectral start, at rate ½. A run succeeds
+if the relative error of the whole matrix is below 1e-3. n = 60, and all singular values are 1.
+
+The lower the rank, the more entries per dimension are needed: no method can complete a row with
+fewer observed entries than the rank, and about n log n random entries are needed until no row is
+left without an entry.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between
-from mfgd import problem
+from mfgd.dense import AllEntries, MaskedEntries
+from mfgd.draws import orthonormal, stream
 from mfgd.problem import Problem
 from mfgd.types import Count, Positive, Refused, Seed
 
@@ -34,30 +39,33 @@ PUBLISHED: dict[int, dict[float, float]] = {
 }
 """r → N/dof → share of ten trials."""
 NOISE = 0.45
-"""Two standard deviations of the difference of two shares of ten trials, where it is largest: 2 √(2 · ½ · ½ / 10)."""
+"""Two standard deviations of the difference of two shares of ten trials, at most
+2 √(2 · ½ · ½ / 10)."""
 
 
 def sampled(*, n: Count, rank: Count, ratio: Positive, seed: Seed) -> Problem:
-    """D = UVᵀ, n × n, with random orthonormal U and V, of which ratio · rank(2n − rank) random entries are observed.
+    """D = UVᵀ, n × n, with random orthonormal U and V; ratio · rank(2n − rank) random entries are
+    observed.
 
     Draws are nested: at the same seed a larger ratio adds entries and removes none.
 
     Raises:
-        Refused: as many entries as the matrix does not have.
+        Refused: no entry, or more entries than the matrix has.
     """
-    data = problem.stream("problem data", seed)
-    truth = problem.orthonormal(n, rank, data) @ problem.orthonormal(n, rank, data).mT
+    generator = stream("problem data", seed)
+    truth = orthonormal(n, rank, generator) @ orthonormal(n, rank, generator).mT
     count = round(ratio * rank * (2 * n - rank))
     if not 1 <= count <= n * n:
         raise Refused(f"problem.ratio={ratio}: asks for {count} entries; allowed are 1 to {n * n}")
     mask = torch.zeros(n * n, dtype=torch.float64)
-    mask[torch.randperm(n * n, generator=problem.stream("problem mask", seed))[:count]] = 1
+    mask[torch.randperm(n * n, generator=stream("problem mask", seed))[:count]] = 1
     mask = mask.view(n, n)
-    return Problem(mask * truth, mask, truth=truth, rank=rank, generated=True)
+    seen = MaskedEntries(mask * truth, mask)
+    return Problem(seen, truth=AllEntries(truth), rank=rank, generated=True)
 
 
 def shares(runs: pandas.DataFrame) -> dict[int, dict[float, float]]:
-    """r → N/dof → share of successes, both ascending; a run that diverged is none."""
+    """r → N/dof → share of successes, both ascending; a run that diverged is no success."""
     found: dict[int, dict[float, list[bool]]] = {}
     columns = "params.problem.rank", "params.problem.ratio", "metrics.final_relative_error"
     for rank, ratio, error in zip(*(runs[column].astype(float) for column in columns), strict=True):

@@ -1,15 +1,19 @@
 """Razin, Cohen 2020, Implicit regularization in deep learning may not be explainable by norms.
 
-Descent that fits [[·, 1], [1, 0]] drives the unobserved entry, and with it every norm, to infinity; the rank falls.
+Descent that fits [[·, 1], [1, 0]] drives the unobserved entry, and with it every norm, to infinity;
+the rank falls.
 
-While det(CF) > 0 the entry w of a product that fits with loss ℓ has |w| ≥ (1 − √2ℓ)²/√2ℓ: of the observed ones two are
-at least 1 − √2ℓ and one is at most √2ℓ (proof of theorem 1). C = F = √α I, α = 1e-2, lr .05, loss ½.
+If det(CF) > 0, the entry w of a product that fits with loss ℓ has |w| ≥ (1 − √2ℓ)²/√2ℓ: two of the
+observed entries are at least 1 − √2ℓ, and one is at most √2ℓ (proof of theorem 1). C = F = √α I, α
+= 1e-2, lr .05, loss ½.
 
-From this start F = Cᵀ and det(CF) = det(C)² forever, in exact arithmetic and in ours, whose rounding is symmetric: in
-float32 as in float64 the entry follows the bound. The published runs, of which float32 left it before ℓ = 1e-2 and
-float64 before ℓ = 1e-3, need rounding that tells C from Fᵀ. So we also start with C and Fᵀ apart in one entry, by about
-what rounds a number between √α and 1 in float32 (1e-8) and in float64 (1e-16), and get their picture: det(CF) comes
-below 0, the sooner the larger that is, and in float64 as in float32.
+From this start F = Cᵀ and det(CF) = det(C)² at every step, in exact arithmetic and in ours, because
+our rounding is symmetric: the entry follows the bound in float32 and in float64. The published runs
+left the bound before ℓ = 1e-2 in float32 and before ℓ = 1e-3 in float64; this needs rounding that
+treats C and Fᵀ differently. So we also start with one entry of C that differs from Fᵀ, by about the
+rounding of a number between √α and 1 in float32 (1e-8) and in float64 (1e-16). These runs look like
+the published runs: det(CF) falls below 0, the sooner the larger the difference is, in float64 as in
+float32.
 """
 
 from __future__ import annotations
@@ -24,13 +28,13 @@ from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between, loaded, over_steps, within
 from mfgd.init import Init, identity
-from mfgd.problem import Problem, of
+from mfgd.problem import Problem, from_matrix
 from mfgd.tracking import Run
 from mfgd.types import Factors, NonNegative, Positive
 
 SWEEPS = {"razin2020": ("tolerance=0.1,0.0316227766", "steps=6000", "record.points=250")}
 ROUNDING = {"float32": 1e-8, "float64": 1e-16}
-"""By about what a number between √α and 1 is rounded."""
+"""dtype → about the rounding of a number between √α and 1."""
 PUBLISHED = {
     "float32": {1e-2: 6.76, 1e-3: 7.20, 1e-4: 7.23},
     "float64": {1e-2: 6.93, 1e-3: 11.75, 1e-4: 11.79},
@@ -40,11 +44,11 @@ PUBLISHED = {
 
 def one_unobserved() -> Problem:
     """[[·, 1], [1, 0]]."""
-    return of([[math.nan, 1.0], [1.0, 0.0]])
+    return from_matrix([[math.nan, 1.0], [1.0, 0.0]])
 
 
 def nearly_identity(*, scale: Positive, apart: NonNegative) -> Init:
-    """The identity start, with C and Fᵀ apart by a number above the diagonal."""
+    """The identity start, with ``apart`` added to one entry of C above the diagonal."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         C, F = identity(scale=scale)(problem, widths, generator)
@@ -55,31 +59,32 @@ def nearly_identity(*, scale: Positive, apart: NonNegative) -> Init:
 
 
 def ends(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """A line per run, in the order of falling loss: dtype, apart, goal, and where it ended: loss, w, determinant.
+    """One line for each run, in the order of falling loss: dtype, apart, goal, and loss, w and
+    determinant at the end.
 
-    Runs of a start descend together until each is below the goal that its tolerance sets: their ends are points of one
-    trajectory. The relative error of a fit with loss ℓ is √ℓ.
+    Runs of one start are the same trajectory; a run ends once its loss is below the goal that its
+    tolerance sets. The relative error of a fit with loss ℓ is √ℓ.
     """
     lines = [_end(run) for run in loaded(runs)]
     found = pandas.DataFrame(lines).sort_values(
         ["loss", "goal"], ascending=False, ignore_index=True
     )
-    return found.drop_duplicates(["dtype", "apart", "loss"])  # runs that the budget ended are one
+    # Runs of one start that the budget ended are the same run.
+    return found.drop_duplicates(["dtype", "apart", "loss"])
 
 
 def _end(run: Run) -> dict[str, float | str]:
     C, F = (run.matrices[name].double() for name in ("C", "F"))
     W, config = C @ F, run.config
     loss = float((W[0, 1] - 1) ** 2 + (W[1, 0] - 1) ** 2 + W[1, 1] ** 2) / 2
-    determinant = float(
-        torch.linalg.det(C) * torch.linalg.det(F)
-    )  # as a product it has the digits that W has lost
-    where = {
+    # det(W) has lost the digits that the product of the two determinants still has.
+    determinant = float(torch.linalg.det(C) * torch.linalg.det(F))
+    which = {
         "dtype": config.dtype,
         "apart": config.init.apart,
         "goal": round(config.tolerance**2, 9),
     }
-    return where | {"loss": loss, "w": float(W[0, 0]), "determinant": determinant}
+    return which | {"loss": loss, "w": float(W[0, 0]), "determinant": determinant}
 
 
 def bound(loss: np.ndarray | pandas.Series) -> np.ndarray:
@@ -87,12 +92,20 @@ def bound(loss: np.ndarray | pandas.Series) -> np.ndarray:
     return (1 - np.sqrt(2 * loss)) ** 2 / np.sqrt(2 * loss)
 
 
-def _at(found: pandas.DataFrame, dtype: str, apart: float, goal: float) -> float:
-    """w at a loss, NaN where the run has not come down to it."""
-    same = found[
-        (found["dtype"] == dtype) & (found["apart"] == apart) & np.isclose(found["goal"], goal)
-    ]
-    return float(same["w"].iloc[0]) if len(same) and same["loss"].iloc[0] <= goal else math.nan
+def _unobserved_entry(found: pandas.DataFrame, dtype: str, apart: float, goal: float) -> float:
+    """w at a loss; NaN if the run has not reached the loss."""
+    start = (found["dtype"] == dtype) & (found["apart"] == apart)
+    same = found[start & np.isclose(found["goal"], goal)]
+    if len(same) and same["loss"].iloc[0] <= goal:
+        return float(same["w"].iloc[0])
+    return math.nan
+
+
+def _longest_run(runs: pandas.DataFrame, dtype: str, apart: float) -> Run:
+    """The run of a start with the smallest tolerance."""
+    starts = [run for run in loaded(runs) if run.config.dtype == dtype]
+    same = [run for run in starts if run.config.init.apart == apart]
+    return min(same, key=lambda run: run.config.tolerance)
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
@@ -105,13 +118,16 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
         "det(CF) where C = F = √α I at the start: least", exact["determinant"].min(), low=0.0
     )
     yield within(
-        "w at ℓ = 1e-2, float64", _at(found, "float64", 0.0, 1e-2), PUBLISHED["float64"][1e-2], 0.1
+        "w at ℓ = 1e-2, float64",
+        _unobserved_entry(found, "float64", 0.0, 1e-2),
+        PUBLISHED["float64"][1e-2],
+        0.1,
     )
-    same = [_at(found, dtype, 0.0, 1e-3) for dtype in ROUNDING]
-    if not np.isnan(same).any():  # that takes 38,000 steps
+    same = [_unobserved_entry(found, dtype, 0.0, 1e-3) for dtype in ROUNDING]
+    if not np.isnan(same).any():  # the runs need 38,000 steps to come so far
         text = "C = F = √α I: float32 and float64 differ at ℓ = 1e-3 by"
         yield between(text, abs(same[0] / same[1] - 1), low=0.3)
-    rounded = [_at(found, dtype, apart, 1e-3) for dtype, apart in ROUNDING.items()]
+    rounded = [_unobserved_entry(found, dtype, apart, 1e-3) for dtype, apart in ROUNDING.items()]
     text = "C and Fᵀ apart by rounding: float32 and float64 differ at ℓ = 1e-3 by"
     yield between(text, abs(rounded[0] / rounded[1] - 1), low=0.3)
 
@@ -131,14 +147,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
         same = found[(found["dtype"] == dtype) & (found["apart"] == apart)]
         style = {"fillstyle": "none", "markersize": 8 if marker == "o" else 5}
         left.plot(same["loss"], same["w"], marker, color=colour, label=label, **style)
-        longest = min(
-            (
-                run
-                for run in loaded(runs)
-                if (run.config.dtype, run.config.init.apart) == (dtype, apart)
-            ),
-            key=lambda run: run.config.tolerance,
-        )
+        longest = _longest_run(runs, dtype, apart)
         line = (0, (4, 3)) if marker == "x" else "-"
         right.plot(
             longest.trajectory["step"], longest.trajectory["loss"], color=colour, linestyle=line

@@ -1,11 +1,13 @@
-"""Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep linear neural networks.
+"""Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep
+linear neural networks.
 
-From a small start along D's singular vectors each singular value is learnt by itself, along a sigmoid.
+From a small start along D's singular vectors each singular value is learnt by itself, along a
+sigmoid.
 
-Gradient flow on ½‖D − CF‖² from C₀ = √a₀ U, F₀ = √a₀ Vᵀ has CF = U diag(a) Vᵀ with
-a_i(t) = s_i e^{2 s_i t} / (e^{2 s_i t} − 1 + s_i/a₀) (section 1.1, eq. 6), half of s_i at t = ln(s_i/a₀ − 1)/(2 s_i);
-t = lr · step. Steps of finite length leave the flow by an amount proportional to lr. Here s = 4, 2, 1, ½ and a₀ = 10⁻³,
-30 × 20.
+Gradient flow on ½‖D − CF‖² from C₀ = √a₀ U, F₀ = √a₀ Vᵀ has CF = U diag(a) Vᵀ with a_i(t) = s_i
+e^{2 s_i t} / (e^{2 s_i t} − 1 + s_i/a₀) (section 1.1, eq. 6); t = lr · step. a_i is half of s_i at
+t = ln(s_i/a₀ − 1)/(2 s_i). Steps of finite length leave the flow by an amount proportional to lr.
+Here s = 4, 2, 1, ½ and a₀ = 10⁻³, 30 × 20.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ PUBLISHED = {0.01: 3.125e-2, 0.005: 1.562e-2, 0.0025: 7.81e-3, 0.001: 3.12e-3}
 
 
 def along_modes(*, a0: Positive) -> Init:
-    """C = √a0 U and F = √a0 Vᵀ with the leading singular vectors of D: every mode is at a0, and nothing beside them."""
+    """C = √a0 U and F = √a0 Vᵀ with the leading singular vectors of D: CF has every mode at a0, and
+    nothing else."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: Generator) -> Factors:
         assert problem.triplets is not None
@@ -43,7 +46,7 @@ def along_modes(*, a0: Positive) -> Init:
 
 
 def flow(t: np.ndarray, s: float, a0: float) -> np.ndarray:
-    """a(t), with numerator and denominator divided by e^{2st}, which overflows."""
+    """a(t); numerator and denominator are divided by e^{2st}, which would overflow."""
     return s / (1 + (s / a0 - 1) * np.exp(-2 * s * t))
 
 
@@ -88,7 +91,8 @@ def deviation(run: Run) -> float:
 
 
 def off_modes(run: Run) -> float:
-    """The largest entry of UᵀCFV off its diagonal, with all of D's singular vectors, its null spaces' among them."""
+    """The largest entry of UᵀCFV off the diagonal, with all singular vectors of D, those of its
+    null spaces included."""
     U, _, Vh = np.linalg.svd(run.matrices["D"].numpy())
     X = U.T @ (run.matrices["C"] @ run.matrices["F"]).numpy() @ Vh.T
     np.fill_diagonal(X, 0)

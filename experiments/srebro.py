@@ -1,10 +1,12 @@
 """Srebro, Rennie, Jaakkola 2005, Maximum-margin matrix factorization.
 
-Penalizing the squared norms of the factors is penalizing the nuclear norm: the product is D with σ_i thresholded at λ.
+Penalizing the squared norms of the factors is penalizing the nuclear norm: the product is D with
+σ_i thresholded at λ.
 
-‖X‖_* is the least ½(‖C‖² + ‖F‖²) over all factors of X (lemma 1). So the minimizer of ½‖D − CF‖² + λ/2 (‖C‖² + ‖F‖²)
-is that of ½‖D − X‖² + λ‖X‖_* over X of rank ≤ k: D's singular vectors with the values max(σ_i − λ, 0), i ≤ k.
-Here σ_i = 10·0.8^i, i = 0, 1, …, λ = 2, 60 × 40.
+‖X‖_* is the smallest ½(‖C‖² + ‖F‖²) over all factors of X (lemma 1). So the minimizer of ½‖D − CF‖²
++ λ/2 (‖C‖² + ‖F‖²) also minimizes ½‖D − X‖² + λ‖X‖_* over X of rank ≤ k: it has the singular
+vectors of D and the singular values max(σ_i − λ, 0), i ≤ k. Here σ_i = 10·0.8^i, i = 0, 1, …, λ =
+2, 60 × 40.
 """
 
 from __future__ import annotations

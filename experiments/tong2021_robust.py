@@ -1,16 +1,18 @@
-"""Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods: fast and robust convergence without the
-condition number.
+"""Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient methods: fast and robust
+convergence without the condition number.
 
-Under gross outliers the scaled subgradient method recovers the matrix at a rate that its condition number leaves alone.
+Under gross outliers the scaled subgradient method recovers the matrix at a rate that its condition
+number leaves alone.
 
-A fifth of the entries of an n × n matrix X of rank r is replaced, by numbers uniform between ±10 max |X|. From the
-spectral start of what is left of D without its largest fifth, the loss Σ|CF − D| is descended by Polyak's step
-(f − f*)/‖G‖², in the scaled metric or in the Euclidean one. f* is the loss of X: D comes in units of it, so that f* = 1
-for every draw. n = 100, r = 5, singular values from 1 to 1/κ. Published is one draw, here are ten.
+Numbers uniform between ±10 max |X| replace a fifth of the entries of an n × n matrix X of rank r.
+The spectral start takes D without its largest fifth. From there Polyak's step (f − f*)/‖G‖²
+descends the loss Σ|CF − D|, in the scaled or in the Euclidean metric. f* is the loss of X: D is
+divided by this loss, so that f* = 1 for every draw. n = 100, r = 5, singular values from 1 to 1/κ.
+The published numbers are numbers of one draw; here are ten draws.
 
-At κ = 20 not every draw recovers X, for f* is not the least loss: X without its last component, but for one row or
-column, which is that of D, has rank 5 and less loss. Some descents come down to f* on the way there, where Polyak's
-step ends.
+At κ = 20 some draws do not recover X, because f* is not the smallest loss: take X without its last
+component, and one row or column of D in place of its own; this matrix has rank 5 and less loss.
+Some descents reach f* on the way to such a matrix, and Polyak's step ends there.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments import THEORY, Claim, between, loaded, step_at
-from mfgd import init, problem
+from mfgd import init
+from mfgd.dense import AllEntries
+from mfgd.draws import orthonormal, stream, uniform_numbers
 from mfgd.init import Init
 from mfgd.problem import Problem
 from mfgd.tracking import Run
@@ -53,36 +57,37 @@ def corrupted(
     outlier_scale: Positive,
     seed: Seed,
 ) -> Problem:
-    """X = U diag(σ) Vᵀ, n × n, σ linear from 1 to 1/condition, with outliers in place of some of its entries.
+    """X = U diag(σ) Vᵀ, n × n, σ linear from 1 to 1/condition, with outliers in place of some
+    entries.
 
-    In units of Σ|D − X|, which is then 1.
+    D and X are divided by Σ|D − X|, which is then 1.
 
     Args:
         n: rows, and columns.
-        rank: of X.
-        condition: of X.
-        outliers: share of the entries that are replaced.
+        rank: rank of X.
+        condition: condition number σ₁/σ_rank of X.
+        outliers: share of the entries that outliers replace.
         outlier_scale: outliers are uniform between ± this multiple of max |X|.
         seed: moves U, V and the outliers.
     """
-    data, gross = problem.stream("problem data", seed), problem.stream("problem outliers", seed)
-    U, V = problem.orthonormal(n, rank, data), problem.orthonormal(n, rank, data)
+    data, gross = stream("problem data", seed), stream("problem outliers", seed)
+    U, V = orthonormal(n, rank, data), orthonormal(n, rank, data)
     X = (U * torch.linspace(1, 1 / condition, rank, dtype=torch.float64)) @ V.mT
     at = torch.randperm(n * n, generator=gross)[: round(outliers * n * n)]
     D = X.flatten().clone()
-    D[at] = outlier_scale * X.abs().max() * (2 * problem.uniform((len(at),), gross) - 1)
+    D[at] = outlier_scale * X.abs().max() * (2 * uniform_numbers((len(at),), gross) - 1)
     D = D.view(n, n)
     unit = (D - X).abs().sum()
-    return Problem(D / unit, truth=X / unit, generated=True)
+    return Problem(AllEntries(D / unit), truth=AllEntries(X / unit), generated=True)
 
 
 def truncated(*, quantile: Share) -> Init:
-    """The spectral start of D with 0 in place of the entries beyond a quantile of |D|."""
+    """The spectral start of D with 0 in place of every entry above a quantile of |D|."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         size = problem.D.abs()
         kept = problem.D * (size <= torch.quantile(size.flatten(), quantile))
-        return init.spectral(scale=1.0)(Problem(kept), widths, generator)
+        return init.spectral(scale=1.0)(Problem(AllEntries(kept)), widths, generator)
 
     return start
 
@@ -97,7 +102,7 @@ def _by_metric(runs: pandas.DataFrame, metric: str) -> dict[float, list[Run]]:
 
 
 def _error_at(run: Run, step: int) -> float:
-    """Relative error at a record, or at the last one before it."""
+    """Relative error at the last record up to a step."""
     return float(run.trajectory.loc[run.trajectory["step"] <= step, "relative_error"].iloc[-1])
 
 
@@ -106,29 +111,31 @@ def _all(text: str, runs: list[Run], holds: Callable[[Run], bool]) -> Claim:
     return Claim(text, f"all of {len(runs)} draws", f"{count} of {len(runs)}", count == len(runs))
 
 
-def _drawn(run: Run) -> tuple[Tensor, Tensor]:
+def _draw_again(run: Run) -> tuple[Tensor, Tensor]:
     """D and X of a run."""
-    drawn = corrupted(
-        **{str(key): value for key, value in run.config.problem.items() if key != "_target_"}
-    )
-    assert isinstance(drawn.truth, Tensor)
-    return drawn.D, drawn.truth
+    keys = {str(key): value for key, value in run.config.problem.items()}
+    del keys["_target_"]
+    drawn = corrupted(**keys)
+    assert isinstance(drawn.truth, AllEntries)
+    return drawn.D, drawn.truth.target
 
 
 def _best(X: Tensor, rank: int) -> Tensor:
+    """The best approximation of X of a rank."""
     U, sigma, Vh = torch.linalg.svd(X)
     return (U[:, :rank] * sigma[:rank]) @ Vh[:rank]
 
 
 def _svd_error(run: Run) -> float:
-    """Relative error of the best matrix of that rank, outliers and all."""
-    D, X = _drawn(run)
+    """Relative error of the best approximation of D, with its outliers, of the rank of the run."""
+    D, X = _draw_again(run)
     return float(torch.linalg.norm(_best(D, run.config.rank) - X) / torch.linalg.norm(X))
 
 
-def _one_line(run: Run) -> float:
-    """The loss of X without its last component where that row or column is as in D which gains most by it."""
-    D, X = _drawn(run)
+def _loss_with_one_line(run: Run) -> float:
+    """The loss of X without its last component, and with the row or column of D that lowers the
+    loss most."""
+    D, X = _draw_again(run)
     misses = (D - _best(X, run.config.rank - 1)).abs()
     return float(misses.sum() - max(misses.sum(0).max(), misses.sum(1).max()))
 
@@ -155,8 +162,9 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
                 ends,
                 "{:.2g}",
             )
-    gains = [_one_line(run) for run in scaled[20]]
-    text = "κ = 20: loss of X without σ₅ and with one row or column of D, over f*, largest of all draws"
+    gains = [_loss_with_one_line(run) for run in scaled[20]]
+    matrix = "X without σ₅ and with one row or column of D"
+    text = f"κ = 20: loss of {matrix}, over f*, largest of all draws"
     yield between(text, max(gains), high=1.0)
     errors = [_svd_error(run) for same in scaled.values() for run in same]
     yield between(
@@ -165,12 +173,13 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
 
 
 def _among(text: str, published: float, values: list[float], form: str) -> Claim:
-    """The published number is of another draw: claims that it is among those that our draws give."""
+    """Claims that a published number, a number of another draw, is among the numbers of our
+    draws."""
     low, high = np.nanmin(values), np.nanmax(values)
     never = int(np.isnan(values).sum())
-    got = f"{form.format(low)} to {form.format(high)}, {len(values)} draws" + (
-        f" ({never} never)" if never else ""
-    )
+    got = f"{form.format(low)} to {form.format(high)}, {len(values)} draws"
+    if never:
+        got += f" ({never} never)"
     return Claim(text, f"{form.format(published)} among", got, low <= published <= high)
 
 

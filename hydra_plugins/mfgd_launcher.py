@@ -1,9 +1,12 @@
-"""The launcher that hands a whole multirun to its task at once; Hydra finds launchers in this namespace only."""
+"""The launcher that gives its task a whole multirun at once. Hydra finds launchers here only."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +17,27 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from mfgd.compose import Composer, assign
+from mfgd.compose import Composer
+from mfgd.internals import set_unparsed, set_value
 
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
 class BatchLauncher(Launcher):
-    """Calls the task function once for a multirun, with its jobs as a stream of (config, hydra node)."""
+    """Calls the task once for a multirun, with the jobs as a stream of (config, hydra node)."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
         self.composer = Composer(hydra_context.config_loader)
-        # The sweeper composes every job too, to see that it is legal, and does so through this context.
+        # Through this context the sweeper composes every job, to check that the job is legal.
         hydra_context.config_loader = self.composer.for_checks()  # type: ignore[assignment]
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """A return per job, in order; its value is what the task function gave for that job."""
+        """Returns one result per job, in order, with what the task returned for the job."""
         setup_globals()
         instance, callbacks = HydraConfig.instance(), self.context.callbacks
         before = instance.cfg
@@ -62,17 +66,17 @@ class BatchLauncher(Launcher):
     def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """The config of a job, its hydra node included."""
         config = self.composer.load_sweep_config(self.config, list(overrides))
-        assign(config, ("hydra", "job", "id"), str(number))
-        assign(config, ("hydra", "job", "num"), number)
-        # An interpolation, as hardly any job asks for its folder, and not parsed here: either would add a sixth to what
-        # composing a job takes.
-        folder: Any = config.hydra.runtime._get_node("output_dir")
-        folder._val = "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}"
+        set_value(config, ("hydra", "job", "id"), str(number))
+        set_value(config, ("hydra", "job", "num"), number)
+        # Hardly any job asks for its folder, and resolving the folder takes a sixth of composing.
+        folder = "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}"
+        set_unparsed(config.hydra.runtime, "output_dir", folder)
         return config
 
 
 class _Return(JobReturn):
-    """What a job gave; its configs are composed when they are asked for, as those of 100,000 jobs would fill memory."""
+    """What a job returned. Its configs are composed on demand, because the configs of 100,000
+    jobs would fill the memory."""
 
     def __init__(self, value: Any, compose: partial[DictConfig]) -> None:
         self.status, self.return_value, self._compose = JobStatus.COMPLETED, value, compose
@@ -91,10 +95,18 @@ class _Return(JobReturn):
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         config = self._compose()
-        assign(
-            config, OUTPUT_DIR, config.hydra.runtime.output_dir
-        )  # resolved while all that it may name is there
+        # Resolved now, while everything that the folder may name is in the config.
+        set_value(config, OUTPUT_DIR, config.hydra.runtime.output_dir)
         return OmegaConf.masked_copy(config, "hydra")
+
+
+@cache
+def _make_scratch_folder() -> str:
+    """A folder for the files that Hydra insists on writing. The folder goes with the process,
+    because the record of a run is in MLflow."""
+    folder = tempfile.mkdtemp(prefix="mfgd-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _folder(parent: str, name: str) -> str:
@@ -108,6 +120,7 @@ class BatchLauncherConf:
     _target_: str = "hydra_plugins.mfgd_launcher.BatchLauncher"
 
 
+OmegaConf.register_new_resolver("mfgd.scratch", _make_scratch_folder, replace=True)
 OmegaConf.register_new_resolver("mfgd.folder", _folder, replace=True)
 ConfigStore.instance().store(
     group="hydra/launcher", name="batch", node=BatchLauncherConf, provider="mfgd"

@@ -3,33 +3,34 @@ r"""Gradient descent on matrix factorization, one run or a thousand at a time.
 The model on one page
 =====================
 
-====================  ===============  ==================================================================
-symbol                shape            meaning
-====================  ===============  ==================================================================
-D                     (\*, n, m)       the target; a missing entry is NaN in a file, 0 under a mask here; a large D
-                                       with few observed entries is kept by those alone (`mfgd.sparse`)
-M                     (\*, n, m)       the mask: 1 where D is observed, 0 where not; None when all is
-D*                    (\*, n, m)       the truth behind D, where it is known
-C, F                  (\*, n, k),      the factors, D ≈ C F; k is the rank. At depth L they are
-                      (\*, k, m)       W₁ (n, k), W₂ … (k, k), W_L (k, m), and D ≈ W₁ W₂ … W_L
-R = C F − D           (\*, n, m)       the residual
-ρ                     elementwise      the loss of one entry of R, ρ ≥ 0 with ρ(0) = 0
-w, λ                  (\*, 1, 1)       the weight of the sum (scale, or scale over the number of
-                                       observed entries) and the penalty
-====================  ===============  ==================================================================
+==================  ===========  ================================================================
+symbol              shape        meaning
+==================  ===========  ================================================================
+D                   (\*, n, m)   the target; a missing entry is NaN in a file, and 0 under a mask
+                                 of 0 here; of a large D with few observed entries only these
+                                 entries are kept (`mfgd.sparse`)
+M                   (\*, n, m)   the mask: 1 if an entry of D is observed, 0 if not
+D*                  (\*, n, m)   the truth behind D, if it is known
+C, F                (\*, n, k),  the factors, D ≈ C F; k is the rank. At depth L they are
+                    (\*, k, m)   W₁ (n, k), W₂ … (k, k), W_L (k, m), and D ≈ W₁ W₂ … W_L
+ρ(p, t)             elementwise  the loss of a prediction p of the target t; ρ′ = ∂ρ/∂p
+w, λ                (\*, 1, 1)   the weight of the sum (scale, or scale over the number of
+                                 observed entries) and the penalty
+==================  ===========  ================================================================
 
 Objective and gradient::
 
-    f(C, F)  =  w Σ M ∘ ρ(R)  +  λ/2 (‖C‖² + ‖F‖²)
-    ∂f/∂C    =  w (M ∘ ρ′(R)) Fᵀ  +  λ C
-    ∂f/∂F    =  w Cᵀ (M ∘ ρ′(R))  +  λ F
+    f(C, F)  =  w Σ M ∘ ρ(C F, D)  +  λ/2 (‖C‖² + ‖F‖²)
+    ∂f/∂C    =  w (M ∘ ρ′(C F, D)) Fᵀ  +  λ C
+    ∂f/∂F    =  w Cᵀ (M ∘ ρ′(C F, D))  +  λ F
 
 One step takes both gradients at the old (C, F): C ← C − lr ∂f/∂C, F ← F − lr ∂f/∂F.
 
-Leading dimensions ``*`` are runs: () in a notebook, (B,) in a sweep. A number that differs from run to run is a column
-of shape (B, 1, 1), so that the same expression serves both.
+Leading dimensions ``*`` are runs: () in a notebook, (B,) in a sweep. A number that differs from run
+to run is a column of shape (B, 1, 1), so that the same expression serves both.
 
-This package imports neither Hydra nor MLflow; `load_run` and `load_runs` bring MLflow in on first use.
+This package imports neither Hydra nor MLflow; `load_run` and `load_runs` import MLflow when they
+are first used.
 """
 
 from typing import Any
@@ -46,14 +47,15 @@ from mfgd import (
     record,
     schedule,
 )
-from mfgd.descent import State
+from mfgd.descent import Outcome, State
 from mfgd.objective import Objective
-from mfgd.problem import Problem
+from mfgd.target import Problem
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Objective",
+    "Outcome",
     "Problem",
     "State",
     "descent",

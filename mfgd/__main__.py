@@ -1,4 +1,4 @@
-"""The command: config → batches → rows → MLflow. `mfgd` runs one, `mfgd --multirun` sweeps."""
+"""The command: config → batches → rows → tracker. `mfgd` runs one, `mfgd --multirun` sweeps."""
 
 from __future__ import annotations
 
@@ -7,152 +7,191 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import compare, config, sweep
-from mfgd.runner import INTERRUPTIONS, Done, cores, perform_all, warm_up, whole
-from mfgd.tracking import Store
+from mfgd import compare, config, plan, refusals
+from mfgd.runner import (
+    INTERRUPTIONS,
+    Finished,
+    cores,
+    defer_interrupts,
+    flush_denormals,
+    run_batches,
+    warm_up,
+)
+from mfgd.tracking import Tracker
 from mfgd.types import Refused
 
 Job = tuple[DictConfig, DictConfig]
 """A job's config and its hydra node."""
+INTERRUPTED = 130
+"""Exit status."""
 
 
 class Session:
-    """One shell line: a single run, or a sweep, whose jobs Hydra may send all at once, in lots or one by one."""
+    """One shell line: a single run, or a sweep, whose jobs Hydra may send all at once, in lots or
+    one by one."""
 
     def __init__(self) -> None:
-        self.store: Store | None = None
+        self.tracker: Tracker | None = None
+        """None until it is open."""
         self.tracking: config.Component | None = None
-        self.done: list[Done] = []
+        self.finished: list[Finished] = []
         self.unfinished: list[config.Point] = []
 
     def run(self, given: DictConfig | Iterator[Job]) -> float | list[float]:
-        """Hydra's task: solves and tracks one job, or a stream of them. The final loss of each, NaN where it raised."""
-        jobs = [(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
-        with config.refusals():
+        """Hydra's task: solves and tracks one job, or a stream of jobs.
+
+        Returns:
+            The final loss of each job, NaN if the job raised.
+        """
+        jobs: Any = given
+        if isinstance(given, DictConfig):
+            jobs = [(given, HydraConfig.get())]
+        with refusals.exit_on_refusal():
             points = [config.read(*job) for job in jobs]
-            workers = points[0].workers or cores()
-            batches = sweep.batches(points, workers)
-            store = self.open(points)
+            tracker = self._make_tracker(points)
+            workers = 1
+            if tracker.shared:
+                workers = points[0].workers or cores()
+            batches = plan.group_points(points, workers)
+            self._open(tracker)
+        tracker.expect(len(points))
         _announce(points)
-        losses: dict[int, float] = {}
-        pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
-        with tqdm(
-            total=len(points), unit="run", mininterval=pace, disable=len(points) == 1
-        ) as progress:
+        losses = self._run_batches(points, batches, tracker, workers)
+        if isinstance(given, DictConfig):
+            return losses[0]
+        return [losses[i] for i in range(len(points))]
 
-            def report(done: Done) -> None:
-                losses[done.position] = done.final_loss
-                self.done.append(done)
-                progress.update()
-
-            try:
-                perform_all(
-                    [[(i, points[i]) for i in batch] for batch in batches], store, report, workers
-                )
-            finally:
-                self.unfinished = [point for i, point in enumerate(points) if i not in losses]
-        return (
-            losses[0] if isinstance(given, DictConfig) else [losses[i] for i in range(len(points))]
-        )
-
-    def open(self, points: Sequence[config.Point]) -> Store:
-        """The store of this session, opened, and with a parent run if this is a sweep."""
+    def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
+        """The tracker of this session."""
         self.tracking = self.tracking or points[0].tracking
         if any(point.tracking != self.tracking for point in points):
             raise Refused("tracking: differs from run to run; allowed is one store for a sweep")
-        if self.store is None:
-            store: Store = self.tracking()
-            store.open()
-            with whole():
-                self.store = store
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    store.begin(sys.argv[1:])
-        self.store.expected += len(points)
-        return self.store
+        if self.tracker is not None:
+            return self.tracker
+        made: Tracker = self.tracking()
+        return made
+
+    def _open(self, tracker: Tracker) -> None:
+        """Opens the tracker if it is not open, with a parent run if this is a sweep."""
+        if self.tracker is not None:
+            return
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        with defer_interrupts():
+            tracker.open(sys.argv[1:] if multirun else None)
+            self.tracker = tracker
+
+    def _run_batches(
+        self,
+        points: Sequence[config.Point],
+        batches: Sequence[Sequence[int]],
+        tracker: Tracker,
+        workers: int,
+    ) -> dict[int, float]:
+        """Runs batches of positions under a progress bar; position → final loss."""
+        losses: dict[int, float] = {}
+        pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
+        alone = len(points) == 1
+        with tqdm(total=len(points), unit="run", mininterval=pace, disable=alone) as progress:
+
+            def report(finished: Finished) -> None:
+                losses[finished.position] = finished.final_loss
+                self.finished.append(finished)
+                progress.update()
+
+            try:
+                jobs = [[(i, points[i]) for i in batch] for batch in batches]
+                run_batches(jobs, tracker, report, workers)
+            finally:
+                self.unfinished = [point for i, point in enumerate(points) if i not in losses]
+        return losses
 
     @property
     def failures(self) -> int:
-        return sum(done.failed for done in self.done)
+        """How many runs raised."""
+        return sum(finished.failed for finished in self.finished)
 
     def close(self, status: str | None) -> None:
-        """Ends what is open, prints the best runs and how to look at them."""
-        if self.store is None:
+        """Ends the sweep, and prints its best runs and how to look at them.
+
+        Args:
+            status: how the command ended; None if it went through.
+        """
+        tracker = self.tracker
+        if tracker is None:
             return
-        if self.store.parent:
-            runs = self.store.finish(
-                status or ("FAILED" if self.failures else "FINISHED"), self.unfinished
-            )
-        else:
-            runs = self.store.runs([done.run_id for done in self.done])
+        if status is None:
+            status = "FAILED" if self.failures else "FINISHED"
+        run_ids = [finished.run_id for finished in self.finished]
+        runs = tracker.finish(status, run_ids, self.unfinished)
         if len(runs):
             print(compare.table(compare.best(runs)))
         if self.failures:
-            print(f"{self.failures} of {len(runs)} runs FAILED; their traceback.txt says why")
-        if self.unfinished and self.store.parent:
-            print(
-                f"{len(self.unfinished)} runs were not done; unfinished.txt of the sweep's own run lists them"
-            )
-        print(f"compare in the browser:  {self.store.ui}")
+            print(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
+        if self.unfinished and tracker.parent:
+            count = len(self.unfinished)
+            print(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
+        print(tracker.location())
 
 
 def _announce(points: Sequence[config.Point]) -> None:
-    beyond, limit = sweep.unstable(points)
+    """Warns of learning rates at which gradient descent cannot converge."""
+    beyond, limit = plan.find_unstable(points)
     if beyond:
         rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
         what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
-        print(
-            f"mfgd: {what}, the rate up to which gradient descent can converge to a minimum",
-            file=sys.stderr,
-        )
+        which = "the rate up to which gradient descent can converge to a minimum"
+        print(f"mfgd: {what}, {which}", file=sys.stderr)
 
 
-def prepare() -> None:
-    """Makes this process one that carries out shell lines."""
-    sys.path.insert(0, os.getcwd())  # where a user's own functions are
+def set_up_process() -> None:
+    """Sets this process up to execute shell lines."""
+    sys.path.insert(0, os.getcwd())  # the user's own functions are there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
     for number in INTERRUPTIONS:
         signal.signal(number, signal.default_int_handler)
-    torch.set_flush_denormal(True)
+    flush_denormals()
     if {"-m", "--multirun"} & set(sys.argv):
         warm_up()
-    gc.freeze()  # what the imports made is no garbage: looking for it again and again would cost a tenth of composition
+    # What the imports made is no garbage. To look for it again and again would cost a tenth of the
+    # time that composition takes.
+    gc.freeze()
 
 
-def carry_out() -> Session:
-    """The shell line in `sys.argv`, solved and tracked; one after another may be carried out in one process.
+def execute() -> Session:
+    """Solves and tracks the shell line in `sys.argv`; a process may execute several in turn.
 
     Raises:
-        SystemExit: 2 where it is refused, 130 where it is interrupted.
+        SystemExit: 2 if the shell line is refused, 130 if it is interrupted.
     """
     session, status = Session(), None
+    decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
     try:
-        with config.refusals():
-            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(
-                session.run
-            )()
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        if status == "KILLED":
-            raise SystemExit(130) from None
+        with refusals.exit_on_refusal():
+            decorate(session.run)()
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise SystemExit(INTERRUPTED) from None
+    except BaseException:
+        status = "FAILED"
         raise
     finally:
-        with whole():
+        with defer_interrupts():
             session.close(status)
     return session
 
 
 def main() -> None:
     """The console script."""
-    prepare()
-    if carry_out().failures:
+    set_up_process()
+    if execute().failures:
         raise SystemExit(1)
 
 

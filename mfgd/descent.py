@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mfgd.objective import Objective, serially
-from mfgd.optimizer import Optimizer
+from mfgd.kernel import single_threaded
+from mfgd.method import Optimizer, Rate
+from mfgd.objective import Objective
+from mfgd.schedule import Rates, first_rates
+from mfgd.streams import Streams
 from mfgd.types import Factors
 
-OUTCOMES = ("running", "converged", "budget", "diverged")
-RUNNING, CONVERGED, BUDGET, DIVERGED = range(len(OUTCOMES))
+
+class Outcome(IntEnum):
+    """How a run ended, or that the run goes on."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    BUDGET = 2
+    DIVERGED = 3
+
+    @property
+    def label(self) -> str:
+        """The outcome as the tag of a run."""
+        return self.name.lower()
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in words."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Outcome.RUNNING: "The run has not ended.",
+    Outcome.CONVERGED: "The run came within its tolerance of the answer.",
+    Outcome.BUDGET: "The run used its budget of steps.",
+    Outcome.DIVERGED: "The loss was not finite, or above the stated multiple of its start.",
+}
 
 
 class State(NamedTuple):
-    """A run, or a batch of them, at one step."""
+    """A run, or a batch of runs, at one step."""
 
     step: int
     factors: Factors
     loss: Tensor
     """(*,), the objective at these factors."""
     outcome: Tensor
-    """(*,), an index into `OUTCOMES`. A run that is no longer running is frozen: its factors stay as they are here."""
+    """(*,), an `Outcome` a run. A run that has ended is frozen: its factors stay as they are
+    here."""
 
 
-def listed(lr: float | Tensor | Sequence[float | Tensor]) -> Callable[[int], float | Tensor]:
-    """The rate after a number of steps, where the first ones are listed and the last of them holds."""
-    if isinstance(lr, Sequence):
-        return lambda step: lr[min(step, len(lr) - 1)]
-    return lambda step: lr
-
-
-def never(state: State) -> Tensor:
+def never_converged(state: State) -> Tensor:
     """The stopping rule that stops no run."""
     return torch.zeros_like(state.loss, dtype=torch.bool)
 
@@ -45,56 +67,63 @@ def descent(
     optimizer: Optimizer,
     factors: Factors,
     *,
-    lr: float | Tensor | Sequence[float | Tensor] | Callable[[int], float | Tensor],
+    lr: Rate | Sequence[Rate] | Rates,
     records: Sequence[int],
     divergence: float | Tensor = float("inf"),
-    reached: Callable[[State], Tensor] = never,
+    reached: Callable[[State], Tensor] = never_converged,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[State]:
     """The states of gradient descent at the given steps.
 
-    Whether the factors move at once or one after another is the optimizer's. Between two records nothing leaves the
-    device and nothing is waited for. At a record each run is judged by itself; one that has converged or diverged is
-    frozen there while the others go on, and once all have ended the stream does too.
+    Between two records nothing leaves the device and nothing is waited for. At a record each run is
+    judged by itself. A run that has converged or diverged is frozen while the others go on; the
+    stream ends when all runs have ended.
 
     Args:
         objective: what is descended.
-        optimizer: how.
+        optimizer: how the factors move.
         factors: the start, W₁ (*, n, k) … W_L (*, k, m); not modified.
-        lr: learning rate, a number or a column (*, 1, 1); a sequence of them, the rates of the first steps, whose last
-            one holds; or a function from the number of steps done.
-        records: ascending steps at which to yield; the last is the budget.
-        divergence: a run has diverged when its loss is not finite or above this multiple of its start; (*,).
-        reached: state → (*,) bool, which runs have converged.
+        lr: learning rate, a number or a column (*, 1, 1); or a list of first rates, or a function
+            of the number of steps done (`mfgd.schedule`).
+        records: ascending steps at which to yield; the last step is the budget.
+        divergence: a run has diverged if its loss is not finite or above this multiple of its
+            start; (*,).
+        reached: state → (*,) bool, whether each run has converged.
+        seeds: the seed of each run, for a method that draws random numbers; None: 0, 1, ….
 
     Yields:
         The state at each record.
     """
-    rates = lr if callable(lr) else listed(lr)
-    shape = objective.problem.shape
-    factors = objective.laid_out(factors)
-    memory = optimizer.init(factors)
-    with serially(*shape):
+    rates = lr if callable(lr) else first_rates(lr)
+    factors = objective.observation.in_gradient_layout(factors)
+    runs = factors[0].shape[:-2].numel()
+    memory = optimizer.init(factors, Streams(seeds or range(runs), factors[0]))
+    with single_threaded(*objective.problem.shape):
         start = objective.value(factors)
-        moving = objective.with_room(factors)
-    outcome = torch.zeros(start.shape, dtype=torch.int64, device=start.device)
-    held = factors
+        moving = objective.preallocate(factors)
+    outcome = torch.full(start.shape, Outcome.RUNNING, dtype=torch.int64, device=start.device)
+    frozen = factors
     step = 0
     for record in records:
-        with serially(*shape):
+        with single_threaded(*objective.problem.shape):
             while step < record:
                 factors, memory = optimizer.step(moving, factors, memory, rates(step))
                 step += 1
-            running = outcome == RUNNING
-            held = factors = tuple(
-                torch.where(running[..., None, None], new, old)
-                for new, old in zip(factors, held, strict=True)
-            )
+            running = outcome == Outcome.RUNNING
+            frozen = factors = _freeze(running, factors, frozen)
             loss = objective.value(factors)
             state = State(step, factors, loss, outcome)
+            last = Outcome.BUDGET if record == records[-1] else Outcome.RUNNING
             diverged = ~torch.isfinite(loss) | (loss > divergence * start)
-            last = BUDGET if record == records[-1] else RUNNING
-            verdict = torch.where(diverged, DIVERGED, torch.where(reached(state), CONVERGED, last))
+            verdict = torch.where(reached(state), Outcome.CONVERGED, last)
+            verdict = torch.where(diverged, Outcome.DIVERGED, verdict)
             outcome = torch.where(running, verdict, outcome)
         yield state._replace(outcome=outcome)
-        if bool((outcome != RUNNING).all()):
+        if bool((outcome != Outcome.RUNNING).all()):
             return
+
+
+def _freeze(running: Tensor, moved: Factors, frozen: Factors) -> Factors:
+    """The moved factors of each run that is running, the frozen factors of each run that is not."""
+    column = running[..., None, None]
+    return tuple(torch.where(column, new, old) for new, old in zip(moved, frozen, strict=True))

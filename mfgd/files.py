@@ -1,4 +1,4 @@
-"""Matrices, ratings and arrays from files, and what is refused of them."""
+"""Matrices, ratings and arrays from files, and which contents are refused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from mfgd.types import Refused
 
 
-def real(data: Any, source: str) -> Tensor:
-    """An array of real numbers in double precision, whatever it was stored in: a spectrum needs all of it.
+def real_tensor(data: Any, source: str) -> Tensor:
+    """An array in float64, whatever its dtype: a spectrum needs all digits. `source` names it.
 
     Raises:
         Refused: text, dates, records, complex numbers, lists of unequal length, or no array at all.
@@ -30,138 +30,159 @@ def real(data: Any, source: str) -> Tensor:
     return array.to(torch.float64)
 
 
-def matrix(data: Any, source: str) -> Tensor:
-    """A non-empty matrix of real numbers (n, m) whose missing entries are NaN.
+def as_matrix(data: Any, source: str) -> Tensor:
+    """A non-empty matrix of real numbers (n, m) with NaN for a missing entry.
 
     Raises:
         Refused: anything else, or infinite entries.
     """
-    D = real(data, source)
+    D = real_tensor(data, source)
+    shape = tuple(D.shape)
     if D.ndim != 2:
-        raise Refused(f"{source}: an array of shape {tuple(D.shape)}; allowed is a matrix (n, m)")
+        raise Refused(f"{source}: an array of shape {shape}; allowed is a matrix (n, m)")
     if D.numel() == 0:
-        raise Refused(
-            f"{source}: an empty matrix of shape {tuple(D.shape)}; allowed is at least one entry"
-        )
-    if torch.isinf(D).any():
-        raise Refused(
-            f"{source}: {int(torch.isinf(D).sum())} infinite entries; allowed are finite numbers and NaN"
-        )
+        raise Refused(f"{source}: an empty matrix of shape {shape}; allowed is at least one entry")
+    infinite = int(torch.isinf(D).sum())
+    if infinite:
+        allowed = "allowed are finite numbers and NaN"
+        raise Refused(f"{source}: {infinite} infinite entries; {allowed}")
     if torch.isnan(D).all():
         raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
     return D
 
 
-def read(path: str, source: str) -> Tensor:
-    """The matrix in a file of any of the formats; `source` is how an error names it."""
+def read_matrix(path: str, source: str) -> Tensor:
+    """The matrix (n, m) in a file of any known format.
+
+    Raises:
+        Refused: no such file, another format, or contents that are no matrix.
+    """
     file = Path(path).expanduser()
-    reader = _READERS.get(file.suffix.lower())
+    reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise Refused(f"{source}: unknown format; allowed are {' '.join(_READERS)}")
-    return matrix(opened(reader, file, source), source)
+        raise Refused(f"{source}: unknown format; allowed are {' '.join(READERS)}")
+    return as_matrix(read_or_refuse(reader, file, source), source)
 
 
-def opened(read: Callable[[Path], Any], file: Path, source: str) -> Any:
-    """What `read` makes of the file; every way in which that fails becomes a `Refused`."""
+def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
+    """What the function `read` makes of a file.
+
+    Raises:
+        Refused: no such file, an empty file, or any exception of `read`.
+    """
     if not file.is_file():
         raise Refused(f"{source}: no such file")
     if file.stat().st_size == 0:
         raise Refused(f"{source}: an empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a reader warns of is refused or harmless
+            # Contents that a reader warns of are refused later, or harmless.
+            warnings.simplefilter("ignore")
             return read(file)
     except Refused as error:
         raise Refused(f"{source}: {error}") from None
-    except Exception as error:  # each reader has its own ways to fail on a broken file
-        reason = (str(error).strip().splitlines() or [repr(error)])[0].partition(". ")[0]
+    except Exception as error:  # each reader fails in its own ways on a broken file
+        text = str(error).strip() or repr(error)
+        reason = text.splitlines()[0].partition(". ")[0]
         raise Refused(f"{source}: not readable as {file.suffix} ({reason})") from None
 
 
-def arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; none that is a pickle."""
-    # NumPy leaves a file that it opened itself open when it is broken.
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; a pickled array raises ValueError."""
+    # NumPy would leave a broken file open if NumPy had opened the file itself.
     with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
         return dict(content)
 
 
-def _tensor(file: Path) -> Any:
+def read_ratings(path: str, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, item and rating of each line of a MovieLens file, three arrays (N,).
+
+    Raises:
+        Refused: no such file, another format, or a line without user, item or rating.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in (".data", ".dat", ".csv"):
+        raise Refused(f"{source}: unknown format; allowed are u.data, ratings.dat and ratings.csv")
+    return read_or_refuse(_read_triples, file, source)
+
+
+def _read_torch(file: Path) -> Any:
     value = torch.load(file, weights_only=True, map_location="cpu")
-    return _only(value) if isinstance(value, dict) else value
+    return _choose_array(value) if isinstance(value, dict) else value
 
 
-def _only(arrays: dict[str, Any]) -> Any:
-    if "D" in arrays or len(arrays) == 1:
-        return arrays.get("D", next(iter(arrays.values())))
+def _choose_array(arrays: dict[str, Any]) -> Any:
+    """The array named D, or the only array."""
+    if "D" in arrays:
+        return arrays["D"]
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
     raise Refused(f"arrays {', '.join(arrays) or 'none'}; allowed is one array, or one named D")
 
 
-def _table(file: Path) -> np.ndarray:
-    def number(cell: str) -> float:
-        return float(cell) if cell.strip() else np.nan
-
-    def is_number(cell: str) -> bool:
-        try:
-            return bool(cell.strip()) and float(cell) is not None
-        except ValueError:
-            return False
-
+def _read_text(file: Path) -> np.ndarray:
+    """The cells of a .csv or .tsv file; an empty cell is NaN, an empty line is no row."""
+    separator = _SEPARATORS[file.suffix.lower()]
     with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = [row for row in csv.reader(lines, delimiter=_SEPARATORS[file.suffix.lower()]) if row]
-    if rows and any(cell.strip() for cell in rows[0]) and not any(map(is_number, rows[0])):
-        rows = rows[1:]
-    widths = sorted({len(row) for row in rows})
+        rows = [cells for cells in csv.reader(lines, delimiter=separator) if cells]
+    if rows and _is_header(rows[0]):
+        del rows[0]
+    widths = sorted(set(map(len, rows)))
     if len(widths) > 1:
         raise Refused(f"ragged: rows of {widths[0]} to {widths[-1]} cells; allowed is one length")
-    for i, row in enumerate(rows):
+    numbers = np.empty((len(rows), widths[0] if widths else 0))
+    for i, cells in enumerate(rows):
         try:
-            rows[i] = [number(cell) for cell in row]  # type: ignore[misc]
+            numbers[i] = list(map(_to_number, cells))
         except ValueError as error:
-            raise Refused(
-                f"row {i + 1}: {error}; allowed are numbers, NaN and empty cells"
-            ) from None
-    return np.array(rows, dtype=np.float64).reshape(len(rows), *widths or (0,))
+            allowed = "allowed are numbers, NaN and empty cells"
+            raise Refused(f"row {i + 1}: {error}; {allowed}") from None
+    return numbers
 
 
-def _matrix_market(file: Path) -> np.ndarray:
+def _to_number(cell: str) -> float:
+    return float(cell) if cell.strip() else np.nan
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether a line has text in it and no number."""
+    filled = [cell for cell in cells if cell.strip()]
+    for cell in filled:
+        try:
+            float(cell)
+        except ValueError:
+            continue
+        return False
+    return bool(filled)
+
+
+def _read_matrix_market(file: Path) -> np.ndarray:
     from scipy.io import mmread
 
     matrix = mmread(file)
     return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
-def _parquet(file: Path) -> np.ndarray:
+def _read_parquet(file: Path) -> np.ndarray:
     import pandas
 
     table = pandas.read_parquet(file)
-    if text := [
-        name for name, kind in table.dtypes.items() if not pandas.api.types.is_numeric_dtype(kind)
-    ]:
-        raise Refused(f"column {text[0]} is not numeric; allowed are numbers and NaN")
+    for name, kind in table.dtypes.items():
+        if not pandas.api.types.is_numeric_dtype(kind):
+            raise Refused(f"column {name} is not numeric; allowed are numbers and NaN")
     return table.to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
 
-def ratings(path: str, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, item and rating of each line of a MovieLens file."""
-    file = Path(path).expanduser()
-    if file.suffix.lower() not in (".data", ".dat", ".csv"):
-        raise Refused(f"{source}: unknown format; allowed are u.data, ratings.dat and ratings.csv")
-    return opened(_triples, file, source)
-
-
-def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import pandas
 
     suffix = file.suffix.lower()
-    table = pandas.read_csv(
-        file,
-        sep=_SEPARATORS[suffix][:1],
-        header=0 if suffix == ".csv" else None,
-        encoding="latin-1",
-    )
-    if (
-        suffix == ".dat"
-    ):  # pandas is slow with separators of two characters: every other column is between the two
+    header = 0 if suffix == ".csv" else None
+    separator = _SEPARATORS[suffix][:1]
+    table = pandas.read_csv(file, sep=separator, header=header, encoding="latin-1")
+    if suffix == ".dat":
+        # pandas is slow if a separator has two characters. If it has one, every other column is
+        # the empty text between two colons.
         if table.iloc[:, 1::2].notna().any(axis=None):
             raise Refused("values between single colons; allowed are user::item::rating")
         table = table.iloc[:, ::2]
@@ -177,12 +198,13 @@ def _triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t", ".dat": "::"}
-_READERS: dict[str, Callable[[Path], Any]] = {
+READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": lambda file: np.load(file, allow_pickle=False),
-    ".npz": lambda file: _only(arrays(file)),
-    ".csv": _table,
-    ".tsv": _table,
-    ".mtx": _matrix_market,
-    ".pt": _tensor,
-    ".parquet": _parquet,
+    ".npz": lambda file: _choose_array(read_arrays(file)),
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".mtx": _read_matrix_market,
+    ".pt": _read_torch,
+    ".parquet": _read_parquet,
 }
+"""Suffix → what reads a matrix from such a file."""

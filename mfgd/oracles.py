@@ -1,170 +1,49 @@
-"""What theory says the measurement should be.
+"""What theory says a measurement should be.
 
-Each function of `ORACLES` looks at a run that has ended. Where theory knows the answer it gives an `Answer`: how far
-the measurement is from it, how far is allowed, and theory's values to stand beside the measures; where not, None.
+Each oracle looks at a run that has ended. If theory knows the answer, the oracle returns an
+`Answer`; if not, it returns None. A new oracle is a function and a line in `ORACLES`.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mfgd.loss import Loss
-from mfgd.problem import Problem
 from mfgd.record import Row
+from mfgd.spectra import Triplets
+from mfgd.theory import rate_limit
 from mfgd.types import Factors
-
-ENOUGH = 1e-6
-"""A run has reached an answer when it is within this, relative, or within its own tolerance where that is more."""
-
-
-class Setting(NamedTuple):
-    """What theory needs to know of a run beside what was measured."""
-
-    problem: Problem
-    """Without leading dimensions, in double precision."""
-    loss: Loss
-    """With plain numbers."""
-    start: Factors
-    optimizer: str
-    """Its name, or the path of a user's own."""
-    keys: Mapping[str, Any]
-    """The optimizer's."""
-    lr: float
-    """NaN where it changes from step to step."""
-    tolerance: float
-    optimum: float
-    """Of the objective; NaN where unknown."""
-
-    @property
-    def rank(self) -> int:
-        return self.start[0].shape[-1]
-
-    @property
-    def quadratic(self) -> bool:
-        """Whether this is the squared loss of a complete matrix, without penalty."""
-        return self.loss.curvature is not None and self.problem.complete and self.loss.penalty == 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether this is gradient descent at one rate, with all factors moving at once."""
-        return self.optimizer == "gd" and not self.keys["alternating"] and math.isfinite(self.lr)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What theory says of a run, beside what was measured."""
-
-    deviation: float
-    """Relative, or a share of a rate; infinite for a run that diverged where theory has it converge."""
-    allowed: float
-    curves: dict[str, Any] = field(default_factory=dict)
-    """Measure → theory's value of it, a number or (records,)."""
-    values: dict[str, float] = field(default_factory=dict)
-    """The same of what there is one number of."""
-
-    @property
-    def verdict(self) -> str:
-        return "agrees" if abs(self.deviation) <= self.allowed else "deviates"
-
+from mfgd.verdict import CLOSE, Answer, Setting
 
 Oracle = Callable[[Setting, Row], Answer | None]
 
 
-def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
-    """The least value that the objective can take, NaN where theory does not know it.
-
-    - Squared loss on a fully observed D: w Σ_{i>k} σ_i² (Eckart, Young 1936). With the penalty λ at depth 2, which acts
-      as λ‖CF‖_* (Srebro, Rennie, Jaakkola 2005, lemma 1), the optimum soft-thresholds σ_i at τ = λ/2w:
-      w Σ_{i≤k} min(σ_i, τ)² + λ Σ_{i≤k} max(σ_i − τ, 0) + w Σ_{i>k} σ_i².
-    - Any loss without penalty, D its own noiseless truth of rank ≤ k: 0.
-
-    Args:
-        problem: one run's, without leading dimensions.
-        loss: one run's, with plain numbers.
-        rank: k, the width of the factors.
-        depth: number of factors.
-    """
-    if problem.rank is not None and problem.rank <= rank and loss.penalty == 0:
-        return 0.0
-    if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
-        return math.nan
-    sigma = problem.spectrum
-    assert sigma is not None
-    weight = (
-        loss.curvature
-        / 2
-        * loss.scale
-        / (math.prod(problem.shape) if loss.reduction == "mean" else 1)
-    )
-    head, tail = sigma[:rank], sigma[rank:]
-    threshold = loss.penalty / (2 * weight)
-    kept = (
-        weight * head.clamp(max=threshold).square().sum()
-        + loss.penalty * (head - threshold).clamp(min=0).sum()
-    )
-    return float(kept + weight * tail.square().sum())
-
-
-def curvature(problem: Problem, loss: Loss) -> float:
-    """c of f ≈ c/2 ‖W₁…W_L − D‖² near the answer: ρ″(0) times the weight of an entry times the share observed.
-
-    NaN where the loss has no second derivative at 0 that is positive, as the absolute value.
-    """
-    second = loss.curvature
-    if second is None:
-        zero = torch.zeros(1, 1, dtype=torch.float64)
-        second = float(torch.func.grad(lambda r: loss.slope(r).sum())(zero))
-    size = math.prod(problem.shape)
-    share = float(problem.count) / size
-    weight = loss.scale / size if loss.reduction == "mean" else loss.scale * share
-    return second * weight if second > 0 else math.nan
-
-
-def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
-    """2/(c L σ₁^{2−2/L}), 1/(c σ₁) at depth 2: the rate up to which gradient descent is stable at the balanced answer.
-
-    There its sharpness is c L σ₁^{2−2/L}, the least that any global minimizer has, and 2 over it is the limit: beyond,
-    gradient descent converges to none of them (Mulayoff, Michaeli 2020, Unique properties of flat minima in deep
-    networks). c is the `curvature`, L the depth, σ₁ the largest singular value of D, of an incomplete one that of the
-    observed matrix over the share observed. NaN where c is unknown, infinite where D is 0.
-    """
-    share = float(problem.count) / math.prod(problem.shape)
-    sharpness = curvature(problem, loss) * depth * (problem.largest / share) ** (2 - 2 / depth)
-    return 2 / sharpness if sharpness != 0 else math.inf
-
-
-def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
-    """The rate beyond which gradient descent converges to no minimizer, NaN where theory does not know it.
-
-    `rate_unit` for the squared loss of a complete D without penalty.
-    """
-    known = loss.curvature is not None and problem.complete and loss.penalty == 0
-    return rate_unit(problem, loss, depth) if known else math.nan
-
-
 def eckart_young(setting: Setting, row: Row) -> Answer | None:
-    """The loss ends at that of the best rank-k approximation: f* = w Σ_{i>k} σ_i², and is never below it.
+    """The loss ends at the loss of the best rank-k approximation, f* = w Σ_{i>k} σ_i², and is never
+    below f*.
 
-    Holds for the squared loss of a complete matrix without penalty, at any depth: there is no bad local minimum
-    (Eckart, Young 1936, The approximation of one matrix by another of lower rank; Baldi, Hornik 1989, Neural networks
-    and principal component analysis). The deviation is f/f* − 1, where f* is 0 the relative error; it tells the runs
-    that reached the answer within their budget from the others.
+    Holds for the squared loss of a complete matrix without penalty, at any depth: there is no bad
+    local minimum (Eckart, Young 1936, The approximation of one matrix by another of lower rank;
+    Baldi, Hornik 1989, Neural networks and principal component analysis). The deviation is
+    f/f* − 1, or the relative error if f* is 0. It separates the runs that reached the answer within
+    their budget from the other runs.
     """
-    if not setting.quadratic:
+    if not setting.is_quadratic:
         return None
-    return Answer(_excess(setting, row), _enough(setting, row), {"loss": setting.optimum})
+    return Answer(setting.excess(row), setting.closeness(row), {"loss": setting.optimum})
 
 
 def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     """Under the penalty λ the singular values end at max(σ_i − λ/2w, 0), i ≤ k.
 
-    Holds for the squared loss of a complete matrix at depth 2: λ/2 (‖C‖² + ‖F‖²) acts as λ‖CF‖_* (Srebro, Rennie,
-    Jaakkola 2005, Maximum-margin matrix factorization, lemma 1; Cai, Candès, Shen 2010, A singular value thresholding
-    algorithm, theorem 2.1). The deviation is the largest of all singular values, in units of σ₁.
+    Holds for the squared loss of a complete matrix at depth 2: λ/2 (‖C‖² + ‖F‖²) acts as λ‖CF‖_*
+    (Srebro, Rennie, Jaakkola 2005, Maximum-margin matrix factorization, lemma 1; Cai, Candès, Shen
+    2010, A singular value thresholding algorithm, theorem 2.1). The deviation is the largest one of
+    all singular values, in units of σ₁.
     """
     known = setting.loss.curvature is not None and setting.problem.complete
     if not known or setting.loss.penalty == 0 or len(setting.start) != 2:
@@ -172,159 +51,186 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     sigma = setting.problem.spectrum
     assert sigma is not None
     names = [name for name in row.trajectory if name.startswith("sigma.")]
-    threshold = setting.loss.penalty / curvature(setting.problem, setting.loss)
+    threshold = setting.loss.penalty / setting.curvature
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
-    ends = [float(row.trajectory[name][-1]) for name in names]
-    deviation = max(abs(end - goal) for end, goal in zip(ends, goals, strict=True)) / (
-        float(sigma[0]) or 1.0
-    )
-    curves = {"loss": setting.optimum} | dict(zip(names, goals, strict=True))
-    return Answer(
-        deviation if row.outcome != "diverged" else math.inf, _enough(setting, row), curves
-    )
+    gaps = [abs(row.trajectory[name][-1] - goal) for name, goal in zip(names, goals, strict=True)]
+    deviation = float(max(gaps)) / (float(sigma[0]) or 1.0)
+    if row.outcome == "diverged":
+        deviation = math.inf
+    curves = {"loss": setting.optimum, **dict(zip(names, goals, strict=True))}
+    return Answer(deviation, setting.closeness(row), curves)
 
 
 def saxe(setting: Setting, row: Row) -> Answer | None:
-    """Each mode follows a(t) = s / (1 + (s/a₀ − 1) e^{−2cst}), t = lr · step, and is half learnt at ln(s/a₀ − 1)/2cs.
+    """Each mode follows a(t) = s / (1 + (s/a₀ − 1) e^{−2cst}), t = lr · step, and is half learnt at
+    ln(s/a₀ − 1)/2cs.
 
-    Gradient flow from a balanced start whose product has the target's singular vectors (Saxe, McClelland, Ganguli 2014,
-    Exact solutions to the nonlinear dynamics of learning in deep linear neural networks, eqs. 5 and 6). Holds for the
-    squared loss of a complete matrix without penalty at depth 2, gradient descent at one rate of at most a tenth of the
-    limit 1/cσ₁, where the modes are measured (diagnostics=dynamics). Steps of finite length leave the flow by about
-    their length: allowed is c lr σ₁. The deviation is the largest over modes and records, in units of s.
+    This is gradient flow from a balanced start whose product has the target's singular vectors
+    (Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks, eqs. 5 and 6). Holds for the squared loss of a complete matrix without
+    penalty at depth 2 and gradient descent at one rate of at most a tenth of the limit 1/cσ₁, if
+    the modes are measured (diagnostics=dynamics). Steps of finite length leave the flow by about
+    their length: c lr σ₁ is allowed. The deviation is the largest one over modes and records, in
+    units of s.
     """
     names = [name for name in row.trajectory if name.startswith("mode.")]
-    if not (setting.quadratic and setting.plain and names and len(setting.start) == 2):
+    known = setting.is_quadratic and setting.is_gradient_descent and len(setting.start) == 2
+    if not (known and names):
         return None
-    c = curvature(setting.problem, setting.loss)
-    triplets = setting.problem.triplets
-    assert triplets is not None
-    U, s, V = triplets
-    C, F = setting.start
-    X = U.mT @ C @ F @ V
-    size, unbalanced = (
-        torch.linalg.norm(C) * torch.linalg.norm(F),
-        torch.linalg.norm(C.mT @ C - F @ F.mT),
-    )
-    a = torch.where(X.diagonal().abs() > 1e-9 * size, X.diagonal(), 0)
-    astray = torch.linalg.norm(C @ F - (U * a) @ V.mT)
-    if not (
-        0 < c * setting.lr * s[0] <= 0.1
-        and unbalanced <= 1e-9 * size
-        and astray <= 1e-9 * size
-        and (a >= 0).all()
-    ):
+    target = setting.problem.triplets
+    assert target is not None
+    starts = _learnt_at_start(setting.start, target)
+    c, lr, largest = setting.curvature, setting.lr, float(target.sigma[0])
+    if starts is None or not 0 < c * lr * largest <= 0.1:
         return None
-    t = setting.lr * row.trajectory["step"]
+    t = lr * row.trajectory["step"]
     curves, values, deviation = {}, {}, 0.0
-    for name, s_i, a_i in zip(names, s.tolist(), a.tolist(), strict=False):
-        if s_i > 1e-12 * float(s[0]):
-            curves[name] = (
-                s_i / (1 + (s_i / a_i - 1) * np.exp(-2 * c * s_i * t)) if a_i > 0 else 0 * t
-            )
-            deviation = max(
-                deviation, float(np.abs(row.trajectory[name] - curves[name]).max()) / s_i
-            )
-            if 0 < a_i < s_i / 2:
-                values[name.replace("mode", "half_time")] = math.log(s_i / a_i - 1) / (
-                    2 * c * s_i * setting.lr
-                )
-    return Answer(deviation, c * setting.lr * float(s[0]), curves, values)
+    for name, s, a in zip(names, target.sigma.tolist(), starts.tolist(), strict=False):
+        if s <= 1e-12 * largest:
+            continue
+        curve = np.zeros_like(t)
+        if a > 0:
+            curve = s / (1 + (s / a - 1) * np.exp(-2 * c * s * t))
+        curves[name] = curve
+        deviation = max(deviation, float(np.abs(row.trajectory[name] - curve).max()) / s)
+        if 0 < a < s / 2:
+            half = math.log(s / a - 1) / (2 * c * s * lr)
+            values[name.replace("mode", "half_time")] = half
+    return Answer(deviation, c * lr * largest, curves, values)
+
+
+def _learnt_at_start(start: Factors, target: Triplets) -> Tensor | None:
+    """a₀ of each mode, (r,); None if the start is not balanced or its product has other singular
+    vectors than the target."""
+    (C, F), (U, _, V) = start, target
+    modes = (U.mT @ C @ F @ V).diagonal()
+    rounding = 1e-9 * (torch.linalg.norm(C) * torch.linalg.norm(F))
+    a = torch.where(modes.abs() > rounding, modes, 0)
+    balanced = torch.linalg.norm(C.mT @ C - F @ F.mT) <= rounding
+    aligned = torch.linalg.norm(C @ F - (U * a) @ V.mT) <= rounding
+    return a if balanced and aligned and (a >= 0).all() else None
 
 
 def local_rate(setting: Setting, row: Row) -> Answer | None:
-    """Near the answer a step shrinks what remains by the largest |1 − lr λ| over the curvatures λ there.
+    """Near the answer a step shrinks what remains by the largest |1 − lr λ| over the curvatures λ
+    there.
 
-    Gradient descent on a noiseless D of rank k: λ is between c min(σ_k(C)², σ_k(F)²) and c (σ₁(C)² + σ₁(F)²), at a
-    balanced answer cσ_k and 2cσ₁: the rate is 1 − lr cσ_k. With more singular values in D, c (σ_k − σ_{k+1}) and 2cσ₁
-    at a balanced answer. Scaled gradient descent without damping: c (1 − σ_{k+1}/σ_k) and 2c, so that for c = 1 the
-    rate is 1 − lr, whatever the condition number (Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix
-    estimation via scaled gradient descent, section 2). Holds for the squared loss of a complete matrix of rank at least
-    k without penalty at depth 2, one rate, factors that move at once, and two records between rounding and a relative
-    distance of 1 %. From a start inside the answer's own subspaces, sums of their curvatures are the least that is met.
-    The deviation is that of 1 − rate, relative; allowed is a tenth: faster modes still have their say.
+    Gradient descent on a noiseless D of rank k: λ is between c min(σ_k(C)², σ_k(F)²) and c (σ₁(C)²
+    + σ₁(F)²), at a balanced answer cσ_k and 2cσ₁: the rate is 1 − lr cσ_k. If D has more singular
+    values, c (σ_k − σ_{k+1}) and 2cσ₁ at a balanced answer. Scaled gradient descent without
+    damping: c (1 − σ_{k+1}/σ_k) and 2c, so that for c = 1 the rate is 1 − lr, whatever the
+    condition number (Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation
+    via scaled gradient descent, section 2). Holds for the squared loss of a complete matrix of rank
+    at least k without penalty at depth 2, one rate, factors that move at once, and two records
+    between rounding and a relative distance of 1 %. From a start inside the answer's own subspaces
+    the least λ that counts is a sum of their curvatures. The deviation is that of 1 − rate,
+    relative; a tenth is allowed, because faster modes still have their say.
     """
-    scaled = (
-        setting.optimizer == "scaled_gd"
-        and setting.keys["damping"] == 0
-        and not setting.keys["alternating"]
-    )
-    moves = setting.plain or (scaled and math.isfinite(setting.lr))
-    if not (setting.quadratic and moves and len(setting.start) == 2 and row.outcome != "diverged"):
+    moves = setting.is_gradient_descent or setting.is_scaled_gradient_descent
+    known = setting.is_quadratic and moves and len(setting.start) == 2
+    if not known or row.outcome == "diverged":
         return None
+    curvatures, near = _extreme_curvatures(setting, row), _last_records_near_answer(setting, row)
+    if curvatures is None or near is None:
+        return None
+    lr, c, (least, most) = setting.lr, setting.curvature, curvatures
+    rate = max(abs(1 - lr * c * least), abs(1 - lr * c * most))
+    if not 0 < rate < 1:
+        return None
+    (first, last), left, steps = near, row.remaining(), row.trajectory["step"]
+    measured = math.exp(math.log(left[last] / left[first]) / (steps[last] - steps[first]))
+    return Answer((1 - measured) / (1 - rate) - 1, 0.1, {"contraction": rate})
+
+
+def _extreme_curvatures(setting: Setting, row: Row) -> tuple[float, float] | None:
+    """The least and the largest λ/c of `local_rate`; None if theory does not know them."""
     sigma, k = setting.problem.spectrum, setting.rank
     assert sigma is not None
     if k > len(sigma) or sigma[k - 1] == 0:
         return None
-    first, last, beyond = (float(sigma[i]) if i < len(sigma) else 0.0 for i in (0, k - 1, k))
-    C, F = (torch.linalg.svdvals(W.to(torch.float64)).square() for W in row.factors)
-    inside = _inside(setting, row)
-    if scaled:
-        slow, fast = 2.0 if inside else 1 - beyond / last, 2.0
-    elif beyond == 0:
-        slow, fast = float(C[-1] + F[-1] if inside else min(C[-1], F[-1])), float(C[0] + F[0])
-    elif row.trajectory["balance"][-1] <= 0.02 * (last - beyond):
-        slow, fast = 2 * last if inside else last - beyond, 2 * first
-    else:
-        return None
-    c = curvature(setting.problem, setting.loss)
-    rate = max(abs(1 - setting.lr * c * slow), abs(1 - setting.lr * c * fast))
-    left, steps = row.remaining(), row.trajectory["step"]
-    (near,) = np.nonzero(np.nan_to_num(left, nan=np.inf) < 1e-2 * math.sqrt(_scale(setting)))
-    if len(near) < 2 or not 0 < rate < 1:
-        return None
-    i, j = near[-2:]
-    measured = math.exp(math.log(left[j] / left[i]) / (steps[j] - steps[i]))
-    return Answer((1 - measured) / (1 - rate) - 1, 0.1, {"contraction": rate})
+    first, last, beyond = float(sigma[0]), float(sigma[k - 1]), 0.0
+    if k < len(sigma):
+        beyond = float(sigma[k])
+    inside = _starts_in_final_subspaces(setting, row)
+    if setting.is_scaled_gradient_descent:
+        return (2.0 if inside else 1 - beyond / last), 2.0
+    if beyond == 0:
+        C, F = (torch.linalg.svdvals(W.to(torch.float64)).square() for W in row.factors)
+        least = C[-1] + F[-1] if inside else min(C[-1], F[-1])
+        return float(least), float(C[0] + F[0])
+    if row.trajectory["balance"][-1] <= 0.02 * (last - beyond):
+        return (2 * last if inside else last - beyond), 2 * first
+    return None
+
+
+def _starts_in_final_subspaces(setting: Setting, row: Row) -> bool:
+    """Whether the start is in the subspaces of the end, so that no mode outside had to decay."""
+    pairs = ((setting.start[0], row.factors[0]), (setting.start[-1].mT, row.factors[-1].mT))
+    for start, end in pairs:
+        Q = torch.linalg.qr(end.to(torch.float64)).Q
+        outside = torch.linalg.norm(start - Q @ (Q.mT @ start))
+        if not outside <= 1e-6 * torch.linalg.norm(start):
+            return False
+    return True
+
+
+def _last_records_near_answer(setting: Setting, row: Row) -> tuple[int, int] | None:
+    """The last two records between rounding and a relative distance of 1 %, if there are two."""
+    left = np.nan_to_num(row.remaining(), nan=np.inf)
+    (near,) = np.nonzero(left < 1e-2 * math.sqrt(setting.loss_of_zero))
+    return (int(near[-2]), int(near[-1])) if len(near) >= 2 else None
 
 
 def stability(setting: Setting, row: Row) -> Answer | None:
-    """Beyond 2 over the least sharpness of an answer, at depth 2 lr = 1/cσ₁, gradient descent does not converge to one.
+    """Gradient descent does not converge to an answer at a rate above 2 over the least sharpness of
+    an answer, at depth 2 lr = 1/cσ₁.
 
-    Source: `rate_unit`. Of runs below the limit it says only that they may: those that reach the answer agree, of the
-    others nothing is said. Holds for the squared loss of a complete matrix without penalty, gradient descent at one
-    rate, a start that is not the answer. The deviation is lr over the limit − 1 of a run that reached the answer all
-    the same, else 0.
+    Source: `mfgd.theory.rate_unit`. A run below the limit that reaches the answer agrees; nothing
+    is said of the other runs below the limit. Holds for the squared loss of a complete matrix
+    without penalty, gradient descent at one rate, and a start that is not the answer. The deviation
+    is lr over the limit − 1 if a run above the limit reached the answer, else 0.
     """
-    limit = (
-        rate_limit(setting.problem, setting.loss, len(setting.start)) if setting.plain else math.nan
-    )
-    if not limit > 0:
+    limit = rate_limit(setting.problem, setting.loss, len(setting.start))
+    if not (setting.is_gradient_descent and limit > 0):
         return None
-    enough = _enough(setting, row)
-    reached = abs(_excess(setting, row)) <= enough
-    there = abs(_excess(setting, row, record=0)) <= enough
-    if there or not (reached or setting.lr > limit):
+    enough = setting.closeness(row)
+    reached = abs(setting.excess(row)) <= enough
+    started_there = abs(setting.excess(row, record=0)) <= enough
+    if started_there or not (reached or setting.lr > limit):
         return None
     return Answer(max(0.0, setting.lr / limit - 1) if reached else 0.0, 0.0)
 
 
-def sharpness(setting: Setting, row: Row) -> Answer | None:
-    """Where the residual is 0 the sharpness is c (σ₁(C)² + σ₁(F)²), at a balanced answer 2cσ₁.
+def sharpness_of_answer(setting: Setting, row: Row) -> Answer | None:
+    """If the residual is 0, the sharpness is c (σ₁(C)² + σ₁(F)²), at a balanced answer 2cσ₁.
 
-    Source: Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks. Holds for the squared loss of a
-    complete matrix without penalty at depth 2, where it is measured (diagnostics=full) and the run ended at a relative
-    residual below 1e-8. The deviation is relative.
+    Source: Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks. Holds for
+    the squared loss of a complete matrix without penalty at depth 2, if the sharpness is measured
+    (diagnostics=full) and the run ended at a relative residual below 1e-8. The deviation is
+    relative.
     """
-    known = setting.quadratic and setting.optimum == 0 and len(setting.start) == 2
+    known = setting.is_quadratic and setting.optimum == 0 and len(setting.start) == 2
     if not known or "sharpness" not in row.trajectory:
         return None
-    if not row.trajectory["loss"][-1] <= 1e-16 * _scale(setting):
+    if not row.trajectory["loss"][-1] <= 1e-16 * setting.loss_of_zero:
         return None
     C, F = (float(torch.linalg.matrix_norm(W.to(torch.float64), ord=2)) for W in row.factors)
-    expected = curvature(setting.problem, setting.loss) * (C**2 + F**2)
+    expected = setting.curvature * (C**2 + F**2)
     deviation = float(row.trajectory["sharpness"][-1]) / expected - 1
-    return Answer(deviation, max(ENOUGH, 1e3 * row.epsilon), {"sharpness": expected})
+    return Answer(deviation, max(CLOSE, 1e3 * row.epsilon), {"sharpness": expected})
 
 
 def noise_floor(setting: Setting, row: Row) -> Answer | None:
-    """Under Gaussian noise of standard deviation s the error ends at about s √(r (n + m − r)/p) / ‖D*‖.
+    """Under Gaussian noise of standard deviation s the error ends at about
+    s √(r (n + m − r)/p) / ‖D*‖.
 
-    r (n + m − r) is the dimension of the matrices of rank r, and p the share observed: the error of one who knows the
-    tangent space (Candès, Plan 2010, Matrix completion with noise, section III.B). Holds for the squared loss without
-    penalty at the rank r of the truth, where the noise is weak, s (√n + √m) ≤ √p σ_r/4, of its entries there are at
-    least four times as many as dimensions, and the run has settled: its last two records differ by at most 1 %. The
-    deviation is relative; allowed are four standard deviations of the draw and a tenth for what is beyond first order.
+    r (n + m − r) is the dimension of the matrices of rank r, and p the share of observed entries:
+    this is the error if the tangent space is known (Candès, Plan 2010, Matrix completion with
+    noise, section III.B). Holds for the squared loss without penalty at the rank r of the truth, if
+    the noise is weak, s (√n + √m) ≤ √p σ_r/4, there are at least four times as many observed
+    entries as dimensions, and the run has settled: its last two records differ by at most 1 %. The
+    deviation is relative; four standard deviations of the draw are allowed, and a tenth for what is
+    beyond first order.
     """
     problem, loss = setting.problem, setting.loss
     sigma = problem.truth_spectrum
@@ -332,77 +238,48 @@ def noise_floor(setting: Setting, row: Row) -> Answer | None:
         return None
     (n, m), r = problem.shape, int((sigma > 0).sum())
     dimension, share = r * (n + m - r), float(problem.count) / (n * m)
-    weak = (
-        problem.noise * (math.sqrt(n) + math.sqrt(m)) <= math.sqrt(share) * float(sigma[r - 1]) / 4
-    )
-    error = row.trajectory["relative_error"]
-    settled = (
-        len(error) > 1
-        and abs(error[-1] - error[-2]) <= 0.01 * error[-1]
-        and row.outcome != "diverged"
-    )
-    if setting.rank != r or not weak or not settled or share * n * m < 4 * dimension:
+    strength = problem.noise * (math.sqrt(n) + math.sqrt(m))
+    weak = strength <= math.sqrt(share) * float(sigma[r - 1]) / 4
+    enough_entries = share * n * m >= 4 * dimension
+    if setting.rank != r or not weak or not enough_entries or not _has_settled(row):
         return None
     floor = problem.noise * math.sqrt(dimension / share) / float(sigma.square().sum().sqrt())
-    return Answer(
-        float(error[-1]) / floor - 1, 0.1 + 4 / math.sqrt(2 * dimension), {"relative_error": floor}
-    )
+    deviation = float(row.trajectory["relative_error"][-1]) / floor - 1
+    allowed = 0.1 + 4 / math.sqrt(2 * dimension)
+    return Answer(deviation, allowed, {"relative_error": floor})
+
+
+def _has_settled(row: Row) -> bool:
+    """Whether the relative errors of the last two records differ by at most 1 %."""
+    error = row.trajectory["relative_error"]
+    if len(error) < 2 or row.outcome == "diverged":
+        return False
+    return bool(abs(error[-1] - error[-2]) <= 0.01 * error[-1])
 
 
 ORACLES: dict[str, Oracle] = {
-    oracle.__name__: oracle
-    for oracle in (
-        eckart_young,
-        soft_threshold,
-        saxe,
-        local_rate,
-        stability,
-        sharpness,
-        noise_floor,
-    )
+    "eckart_young": eckart_young,
+    "soft_threshold": soft_threshold,
+    "saxe": saxe,
+    "local_rate": local_rate,
+    "stability": stability,
+    "sharpness": sharpness_of_answer,
+    "noise_floor": noise_floor,
 }
+"""Name of an oracle in tags and metrics → its function."""
 
 
 def judge(setting: Setting, row: Row) -> None:
-    """Writes what theory says of a run into its row: curves beside the measures, verdicts as tags, deviations."""
+    """Adds what theory says of a run to its row: curves beside the measures, verdicts as tags."""
     for name, oracle in ORACLES.items():
         answer = oracle(setting, row)
-        row.tags[f"oracle.{name}"] = "not applicable" if answer is None else answer.verdict
         if answer is None:
+            row.tags[f"oracle.{name}"] = "not applicable"
             continue
+        row.tags[f"oracle.{name}"] = answer.verdict
         if math.isfinite(answer.deviation):
             row.values[f"deviation.{name}"] = answer.deviation
-        ones = np.ones(len(row.trajectory["step"]))
-        row.trajectory |= {
-            f"theory.{measure}": ones * curve for measure, curve in answer.curves.items()
-        }
-        row.values |= {f"theory.{measure}": value for measure, value in answer.values.items()}
-
-
-def _inside(setting: Setting, row: Row) -> bool:
-    """Whether the run started in the subspaces that it ended in, so that no mode outside of them had to decay."""
-    pairs = ((setting.start[0], row.factors[0]), (setting.start[-1].mT, row.factors[-1].mT))
-    for start, end in pairs:
-        Q = torch.linalg.qr(end.to(torch.float64)).Q
-        if not torch.linalg.norm(start - Q @ (Q.mT @ start)) <= 1e-6 * torch.linalg.norm(start):
-            return False
-    return True
-
-
-def _scale(setting: Setting) -> float:
-    """The loss of the zero matrix."""
-    return curvature(setting.problem, setting.loss) / 2 * float(setting.problem.D.square().sum())
-
-
-def _enough(setting: Setting, row: Row) -> float:
-    return max(ENOUGH, setting.tolerance, 100 * row.epsilon)
-
-
-def _excess(setting: Setting, row: Row, record: int = -1) -> float:
-    """f/f* − 1 at a record, or the relative error where f* is 0; infinite for a run that diverged."""
-    if row.outcome == "diverged" and record == -1:
-        return math.inf
-    loss = float(row.trajectory["loss"][record])
-    if setting.optimum > 0:
-        return loss / setting.optimum - 1
-    return math.sqrt(loss / (_scale(setting) or 1.0))
+        for measure, curve in answer.curves.items():
+            row.trajectory[f"theory.{measure}"] = np.ones(len(row.trajectory["step"])) * curve
+        for measure, value in answer.values.items():
+            row.values[f"theory.{measure}"] = value

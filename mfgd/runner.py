@@ -1,8 +1,9 @@
-"""Batches → rows → MLflow, in this process or in several side by side."""
+"""Batches → rows → tracker, in this process or in several processes side by side."""
 
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -10,158 +11,198 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from mfgd import sweep
+from mfgd.artifacts import DrawingError
+from mfgd.batch import load_problem, solve_or_report
 from mfgd.config import Point
-from mfgd.tracking import Store
+from mfgd.internals import stop_forkserver
+from mfgd.mlflow_store import MODULES
+from mfgd.record import Row
+from mfgd.tracking import Tracker
 
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 Job = tuple[int, Point]
 """A point and its position in the sweep."""
 
 
-class Done(NamedTuple):
+class Finished(NamedTuple):
     """A run that is written."""
 
     position: int
     run_id: str
     final_loss: float
-    """NaN where it failed."""
+    """NaN if the run failed."""
     failed: bool
 
 
-Report = Callable[[Done], None]
+Report = Callable[[Finished], None]
 
 
-def perform(batch: Sequence[Job], store: Store, report: Report) -> None:
-    """Solves a batch and writes its runs. An interruption waits until all that is solved is written."""
-    for results in sweep.outcomes([point for _, point in batch]):
+def run_batch(batch: Sequence[Job], tracker: Tracker, report: Report) -> None:
+    """Solves a batch and writes its runs.
+
+    An interruption waits until all runs that are solved are written.
+    """
+    for results in solve_or_report([point for _, point in batch]):
         solved, batch = batch[: len(results)], batch[len(results) :]
-        with whole():
-            for (position, point), result in zip(solved, results, strict=True):
-                failed = isinstance(result, Exception)
-                problem = None if failed else sweep.problem_of(point.problem)
-                run_id = store.write(point, result, problem)
-                loss = (
-                    float("nan")
-                    if isinstance(result, Exception)
-                    else float(result.trajectory["loss"][-1])
-                )
-                report(Done(position, run_id, loss, failed))
+        with defer_interrupts():
+            for job, result in zip(solved, results, strict=True):
+                report(_write(job, result, tracker))
 
 
-def perform_all(
-    batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int
+def _write(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
+    position, point = job
+    if isinstance(result, Row):
+        try:
+            run_id = tracker.write(point, result, load_problem(point.problem))
+            return Finished(position, run_id, float(result.trajectory["loss"][-1]), False)
+        except DrawingError as error:
+            result = error
+    return Finished(position, tracker.write(point, result, None), math.nan, True)
+
+
+def run_batches(
+    batches: Sequence[Sequence[Job]], tracker: Tracker, report: Report, workers: int
 ) -> None:
-    """Performs batches, side by side where there are several and workers for them.
+    """Runs batches, side by side if there are several batches and workers.
 
     Raises:
-        KeyboardInterrupt: on an interruption, once all that was solved is written and reported.
+        KeyboardInterrupt: on an interruption, once all runs that are solved are written and
+            reported.
     """
     if min(workers, len(batches)) == 1:
         for batch in batches:
-            perform(batch, store, report)
+            run_batch(batch, tracker, report)
     else:
-        _Crew(batches, store, report, workers).work()
+        WorkerPool(batches, tracker, report, workers).work()
 
 
-class _Crew:
-    """Processes that each perform one batch after another; a pipe to each brings batches there and reports back."""
+@dataclass
+class Worker:
+    """A process and what it has been given."""
+
+    process: ForkServerProcess
+    unfinished: dict[int, Point] = field(default_factory=dict)
+    """The points of its batch, by position, that are not reported yet."""
+
+
+class WorkerPool:
+    """Processes that each run one batch after another; a pipe to each process brings batches there
+    and reports back.
+
+    `concurrent.futures` and loky have no such pool: if one of their processes dies, the work that
+    waits for the other processes is lost too.
+    """
 
     def __init__(
-        self, batches: Sequence[Sequence[Job]], store: Store, report: Report, workers: int
+        self, batches: Sequence[Sequence[Job]], tracker: Tracker, report: Report, workers: int
     ) -> None:
         self.waiting = deque(batches)
-        self.store, self.report, self.size = store, report, min(workers, len(batches))
-        self.hands: dict[Connection, tuple[ForkServerProcess, dict[int, Point]]] = {}
+        self.tracker, self.report, self.size = tracker, report, min(workers, len(batches))
+        self.workers: dict[Connection, Worker] = {}
 
     def work(self) -> None:
+        """Runs all batches.
+
+        Raises:
+            KeyboardInterrupt: as `run_batches` does.
+        """
         try:
             for _ in range(self.size):
-                self._hire()
+                self.start_worker()
             self._listen()
         except KeyboardInterrupt:
             self.waiting.clear()
-            for process, _ in self.hands.values():
-                process.terminate()
+            for worker in self.workers.values():
+                worker.process.terminate()
             self._listen()
             raise
         finally:
-            for process, _ in self.hands.values():
-                process.kill()
+            for worker in self.workers.values():
+                worker.process.kill()
 
-    def _hire(self) -> None:
+    def start_worker(self) -> None:
+        """Starts a process and gives it a batch."""
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         threads = max(1, cores() // self.size)
-        process = context.Process(target=_serve, args=(theirs, self.store, threads), daemon=True)
+        arguments = theirs, self.tracker, threads
+        process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        self.hands[ours] = process, {}
+        self.workers[ours] = Worker(process)
         self._assign(ours)
 
     def _assign(self, connection: Connection) -> None:
-        """Gives a process its next batch; None is the end of its work."""
+        """Sends a process its next batch, or None if no batch is left."""
         batch = self.waiting.popleft() if self.waiting else None
-        self.hands[connection][1].update(batch or ())
-        with suppress(OSError):  # it died: reading from it tells
+        self.workers[connection].unfinished.update(batch or ())
+        with suppress(OSError):  # the process died, as reading from it will tell
             connection.send(batch)
 
     def _listen(self) -> None:
-        while self.hands:
-            for connection in wait(list(self.hands)):
+        """Receives until no process is left."""
+        while self.workers:
+            for connection in wait(list(self.workers)):
                 assert isinstance(connection, Connection)
-                with whole():
-                    self._hear(connection)
+                with defer_interrupts():
+                    self.receive(connection)
 
-    def _hear(self, connection: Connection) -> None:
+    def receive(self, connection: Connection) -> None:
+        """Takes one message: a finished run, None at the end of a batch, or an error of ours."""
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            self._dismiss(connection)
+            self.retire(connection)
             return
         if isinstance(message, Exception):
             raise message
         if message is None:
             self._assign(connection)
         else:
-            del self.hands[connection][1][message.position]
+            del self.workers[connection].unfinished[message.position]
             self.report(message)
 
-    def _dismiss(self, connection: Connection) -> None:
-        """Lets a process go that has ended. Of what it did not finish, each is tried again by itself."""
-        process, left = self.hands.pop(connection)
+    def retire(self, connection: Connection) -> None:
+        """Removes a process that has ended; each run that it did not finish is tried again, alone
+        in a batch."""
+        worker = self.workers.pop(connection)
         connection.close()
-        process.join()
-        if process.exitcode == 0:
+        worker.process.join()
+        code = worker.process.exitcode
+        if code == 0:
             return
-        if len(left) == 1:
-            ((position, point),) = left.items()
-            error = RuntimeError(
-                f"the process that solved this run died with exit code {process.exitcode}"
-            )
-            self.report(Done(position, self.store.write(point, error, None), float("nan"), True))
+        jobs = list(worker.unfinished.items())
+        if len(jobs) == 1:
+            error = RuntimeError(f"the process that solved this run died with exit code {code}")
+            self.report(_write(jobs[0], error, self.tracker))
         else:
-            self.waiting.extendleft([job] for job in reversed(left.items()))
+            self.waiting.extendleft([job] for job in reversed(jobs))
         if self.waiting:
-            self._hire()
+            self.start_worker()
 
 
-def _serve(connection: Connection, store: Store, threads: int) -> None:
-    """What a process does: batches in, reports out, until None or an interruption that the first process passes on."""
+def _serve(connection: Connection, tracker: Tracker, threads: int) -> None:
+    """The work of a process: receives batches and sends reports.
+
+    It ends after None, or after an interruption that the first process passes on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    flush_denormals()
     try:
         while (batch := connection.recv()) is not None:
-            perform(batch, store, connection.send)
+            run_batch(batch, tracker, connection.send)
             connection.send(None)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         pass
@@ -173,35 +214,33 @@ def _serve(connection: Connection, store: Store, threads: int) -> None:
 
 
 def warm_up() -> None:
-    """Starts importing what the processes of a sweep need, while its configs are composed."""
-    from multiprocessing import forkserver
-
+    """Starts to import what the processes of a sweep need, while its configs are composed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["mfgd.runner", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet"]
-    )
+    context.set_forkserver_preload(["mfgd.runner", *MODULES])
     forkserver.ensure_running()
-    atexit.register(_cool_down)
+    # The process that imports would hold the pipes of a refused command until it is done.
+    atexit.register(stop_forkserver)
 
 
-def _cool_down() -> None:
-    """Ends the process that imports: until it is through it would hold the pipes of a command that is long refused."""
-    from multiprocessing import forkserver
-
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+def flush_denormals() -> None:
+    """Rounds denormal numbers to 0 in this process: they would slow converged runs down."""
+    # An old NumPy warns on stderr if it first looks at its types after that.
+    np.finfo(np.float32)
+    np.finfo(np.float64)
+    torch.set_flush_denormal(True)
 
 
 def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
-def whole() -> Iterator[None]:
-    """Holds an interruption back until what is being written is written whole; a second one is not held."""
+def defer_interrupts() -> Iterator[None]:
+    """Defers an interruption to the end of the block, which is then complete; a second interruption
+    is not deferred."""
     waiting: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:

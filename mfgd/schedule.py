@@ -1,21 +1,40 @@
 """How the learning rate changes from step to step.
 
-Each function here is an option of ``schedule=``; its keyword arguments are that option's keys. It returns what
-multiplies ``lr``, as a function of the number of steps done and of the budget, or None where the rate holds.
+Each function here is an option of ``schedule=``; its keyword arguments are the keys of that option.
+It returns a function that multiplies ``lr``, (number of steps done, budget) → factor, or None if
+the rate does not change.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from annotated_types import Gt, Le
 from torch import Tensor
 
+Rates = Callable[[int], float | Tensor]
+"""Number of steps done → the learning rate of the next step."""
 Schedule = Callable[[int, int], float | Tensor] | None
+"""(number of steps done, budget) → what multiplies the rate."""
+
+
+def first_rates(lr: float | Tensor | Sequence[float | Tensor]) -> Rates:
+    """The rates of the first steps, of which the last rate holds from there on; or one rate that
+    holds."""
+    if not isinstance(lr, Sequence):
+        return lambda step: lr
+    return lambda step: lr[min(step, len(lr) - 1)]
+
+
+def multiply_rates(rates: Rates, schedule: Schedule, budget: int) -> Rates:
+    """The rates times a schedule."""
+    if schedule is None:
+        return rates
+    return lambda step: rates(step) * schedule(step, budget)
 
 
 def constant() -> Schedule:
-    """The rate holds: 1 after any number of steps."""
+    """The rate does not change: the factor is 1 after any number of steps."""
     return None
 
 
@@ -33,6 +52,7 @@ def geometric(*, decay: Annotated[float, Gt(0), Le(1)]) -> Schedule:
 def cosine() -> Schedule:
     """(1 + cos(π t/T))/2 after t of T steps, from 1 to 0.
 
-    Source: Loshchilov, Hutter 2017, SGDR: stochastic gradient descent with warm restarts, eq. 5, without restarts.
+    Source: Loshchilov, Hutter 2017, SGDR: stochastic gradient descent with warm restarts, eq. 5,
+    without restarts.
     """
     return lambda step, budget: (1 + math.cos(math.pi * step / budget)) / 2

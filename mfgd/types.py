@@ -1,4 +1,4 @@
-"""The words that signatures use: factors, the ranges a number may lie in, and the error that refuses one."""
+"""The words of signatures: factors, the ranges of numbers, and the error of an unusable input."""
 
 from typing import Annotated
 
@@ -17,4 +17,4 @@ Seed = Annotated[int, Ge(0)]
 
 
 class Refused(ValueError):
-    """An input that cannot be used: one line with the key, the value given and what is allowed."""
+    """An input that cannot be used: one line with the key, its value and what is allowed."""

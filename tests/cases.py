@@ -1,10 +1,12 @@
-"""The one table of what is under test: every option of conf/, with example hyperparameters and an independent answer.
+"""The one table of what is under test: every option of conf/, with example hyperparameters and an
+independent answer.
 
 An option without an entry here fails `test_every_option_is_a_case` of its module.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -17,9 +19,14 @@ import torch
 from torch import Tensor
 
 import mfgd
+from mfgd.batch import Batch
+from mfgd.config import Point
+from mfgd.dense import AllEntries, MaskedEntries
+from mfgd.draws import stream
 from mfgd.loss import Loss
-from mfgd.optimizer import Optimizer
-from mfgd.problem import Problem, stream
+from mfgd.method import Optimizer
+from mfgd.record import Row
+from mfgd.target import Problem
 
 BATCHES = pytest.mark.parametrize("batch", [(), (3,)], ids=["single", "batch"])
 DEPTHS = pytest.mark.parametrize("depth", [2, 3, 4])
@@ -35,7 +42,7 @@ class Case(NamedTuple):
 
 
 def _logcosh(r):
-    """log1p(2 sinh²(r/2)), which keeps its digits near 0; log cosh r itself loses them there and overflows far out."""
+    """log1p(2 sinh²(r/2)): log cosh r would lose its digits near 0, and overflow far from 0."""
     near = np.log1p(2 * np.sinh(np.clip(r, -30, 30) / 2) ** 2)
     return np.where(abs(r) < 30, near, np.logaddexp(r, -r) - np.log(2))
 
@@ -53,7 +60,7 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "gd": Case({}, torch.optim.SGD),
     "momentum": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8)),
     "nesterov": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8, nesterov=True)),
-    # A large epsilon: where a gradient is all rounding, Adam blows that up to a step of its usual length.
+    # A large epsilon: if a gradient is only rounding, Adam makes it a step of the usual length.
     "adam": Case(
         {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3},
         partial(torch.optim.Adam, betas=(0.8, 0.95), eps=1e-3),
@@ -96,8 +103,6 @@ OBSERVATION = {  # all of it, as it is
 }
 
 SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0} | OBSERVATION
-
-ARRAYS = ("D", "mask", "truth", "heldout")
 
 PROBLEMS = {
     "exact": {},
@@ -147,6 +152,22 @@ def optimizer(name: str, **keys: Any) -> Optimizer:
     return getattr(mfgd.optimizer, name)(**moves | OPTIMIZERS[name].keys | keys)
 
 
+def make_problem(D: Tensor, mask: Tensor | None = None, truth: Tensor | None = None) -> Problem:
+    """The problem of D (*, n, m), of which the entries under a mask are observed."""
+    seen = AllEntries(D) if mask is None else MaskedEntries(D, mask)
+    return Problem(seen, None if truth is None else AllEntries(truth))
+
+
+def mask_of(given: Problem) -> Tensor | None:
+    """1 for each observed entry and 0 for any other, (*, n, m); None if every entry is observed."""
+    return given.observation.mask if isinstance(given.observation, MaskedEntries) else None
+
+
+def solve(points: list[Point]) -> list[Row]:
+    """The rows of points that share a batch."""
+    return Batch(points).solve()
+
+
 def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
     """A small problem per run, each of its own seed."""
     draws = [
@@ -154,11 +175,13 @@ def problem(name: str, batch: tuple[int, ...] = ()) -> Problem:
         for seed in range(prod(batch))
     ]
 
-    def stack(arrays: list[Tensor | None]) -> Tensor | None:
-        return None if arrays[0] is None else torch.stack(arrays).reshape(*batch, N, M)
+    whole = Problem.stack(draws, torch.stack) if batch else replace(draws[0], noise=None, draws={})
+    return replace(whole, rank=draws[0].rank, generated=True)
 
-    arrays = {name: stack([getattr(draw, name) for draw in draws]) for name in ARRAYS}
-    return Problem(**arrays, rank=draws[0].rank, generated=True)
+
+def synthetic(**keys: Any) -> Problem:
+    """A synthetic problem that is large enough for statistics, 30×20."""
+    return mfgd.problem.synthetic(**SYNTHETIC | {"n": 30, "m": 20} | keys)
 
 
 def factors(
@@ -190,8 +213,15 @@ def run(tensors: tuple[Tensor, ...], b: int) -> tuple[Tensor, ...]:
 
 def one(whole: Problem, b: int) -> Problem:
     """The problem of one run of a batch, as a batch of one."""
-    arrays = {name: getattr(whole, name) for name in ARRAYS}
-    return Problem(**{name: None if X is None else X[b : b + 1] for name, X in arrays.items()})
+
+    def take(seen: AllEntries | MaskedEntries) -> AllEntries | MaskedEntries:
+        if isinstance(seen, MaskedEntries):
+            return MaskedEntries(seen.target[b : b + 1], seen.mask[b : b + 1])
+        return AllEntries(seen.target[b : b + 1])
+
+    truth = None if whole.truth is None else take(whole.truth)
+    heldout = None if whole.heldout is None else take(whole.heldout)
+    return Problem(take(whole.observation), truth, heldout)
 
 
 @contextmanager

@@ -17,27 +17,37 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 torch.set_num_threads(1)
 
 
-# Being measured for coverage doubles the time that a process takes to start: not for fifty of them.
+# The fifty processes are not measured for coverage, which would double the time of their start.
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
 def mfgd(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    """The command as a person runs it, in a folder of its own."""
+    """The command as a person runs it, as a process in a folder of its own."""
     command = [sys.executable, "-W", "error::UserWarning:mfgd", "-m", "mfgd", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProcess]:
-    """The command in this process and in a folder of its own: Python and its imports take most of a short one."""
+    """The command in this process, in a folder of its own; `here.session` is its last session.
+
+    Python and its imports would take most of the time of a short command.
+    """
     monkeypatch.chdir(tmp_path)
-    # What the command changes for good, as the process is its own.
+    # The command changes these for good, because it takes the process for its own.
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(__main__, "warm_up", lambda: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    class KeptSession(__main__.Session):
+        def __init__(self) -> None:
+            super().__init__()
+            run.session = self
+
+    monkeypatch.setattr(__main__, "Session", KeptSession)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         monkeypatch.setattr(sys, "argv", ["mfgd", *arguments])
@@ -49,9 +59,8 @@ def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProc
             code = ended.code
         finally:
             for name in set(sys.modules) - modules:
-                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(
-                    tmp_path
-                ):
+                file = getattr(sys.modules[name], "__file__", None) or "/"
+                if Path(file).is_relative_to(tmp_path):
                     del sys.modules[name]
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
@@ -60,10 +69,11 @@ def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProc
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
-    """A folder with a small tracked sweep in it, made by the real command: 2 ranks × 2 rates × 2 losses × 2 starts."""
+    """A folder with a small tracked sweep, made by the real command: 2 ranks × 2 rates × 2 losses
+    × 2 starts."""
     together = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        together = together.parent  # so that the workers make one sweep, not one each
+        together = together.parent  # all workers share one sweep
     folder = together / "demo"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():

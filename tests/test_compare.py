@@ -57,7 +57,7 @@ def test_a_sweep_or_single_runs(command, store):
     assert set(re.findall(r"[0-9a-f]{32}", done.stdout)) == set(two)
 
 
-def test_sorted_by_another_column(command):
+def test_sorting_by_another_column(command):
     done = command("--experiment=demo", "--sort=params.lr", "--top=99")
     rates = [float(line.split()[1]) for line in done.stdout.splitlines()[1:]]
     assert rates == sorted(rates)
@@ -85,14 +85,14 @@ def test_refused(command, arguments, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_best_puts_what_has_no_number_last():
+def test_best_sorts_runs_without_a_number_last():
     runs = pandas.DataFrame(
         {"metrics.final_relative_error": [np.nan, 0.3, 1.797e308, 0.1], "run_id": list("abcd")}
     )
     assert "".join(compare.best(runs)["run_id"]) == "dbac"
 
 
-def test_an_error_of_held_out_entries_has_a_column_where_there_is_one():
+def test_held_out_error_has_a_column_if_a_run_has_one():
     runs = pandas.DataFrame({"run_id": ["a", "b"], "metrics.heldout_error": [0.25, np.nan]})
     lines = [re.split(r"  +", line) for line in compare.table(runs).splitlines()]
     column = lines[0].index("held out")

@@ -1,7 +1,8 @@
-"""The page of components is what the docstrings say, and says something of every key."""
+"""The reference, conf/README.md, is what the docstrings say, and says something of every key."""
 
+import re
 from importlib import import_module
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict, Unpack
 
 import components
 import pytest
@@ -10,23 +11,26 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from test_config import OPTIONS
 
-from mfgd import config
+from mfgd import config, oracles
 
 
 def test_page_is_current():
-    assert components.PAGE.read_text(encoding="utf-8") == components.page(), (
+    assert components.PAGE.read_text(encoding="utf-8") == components.write_page(), (
         "conf/README.md is stale: make components"
+    )
+    assert components.README.read_text(encoding="utf-8") == components.write_readme(), (
+        "README.md is stale: make components"
     )
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_has_a_formula_and_every_key_a_meaning(group, option):
     module = import_module(f"mfgd.{group}")
-    assert components.told(getattr(module, option)).paragraphs[0]
-    keys = components.keys(module, option)
-    assert not [key for key, _, _, meaning in keys if not meaning]
-    strangers = set(components.told(getattr(module, option)).meanings) - {key for key, *_ in keys}
-    assert not strangers
+    assert components.describe(getattr(module, option)).paragraphs[0]
+    keys = components.list_keys(module, option)
+    assert not [key.name for key in keys if not key.meaning]
+    strangers = set(components.describe(getattr(module, option)).meanings)
+    assert not strangers - {key.name for key in keys}
 
 
 @pytest.mark.parametrize(
@@ -38,13 +42,45 @@ def test_every_option_has_a_formula_and_every_key_a_meaning(group, option):
         (float | int, "number"),
         (Literal["sum", "mean"], "`sum`, `mean`"),
         (Annotated[str, MinLen(1)], "text of at least one letter"),
+        (Annotated[list[Annotated[int, Gt(0)]], MinLen(1)], "non-empty list of: integer > 0"),
     ],
 )
 def test_annotations_in_words(hint, said):
-    assert components.words(hint) == said
+    assert components.in_words(hint) == said
 
 
-def test_what_a_docstring_tells():
+class Shared(TypedDict):
+    """Keys of several options.
+
+    Keys:
+        scale: multiplies.
+    """
+
+    scale: Annotated[float, Gt(0)]
+
+
+def test_keys_of_a_typed_dict_stand_for_the_parameter():
+    def function(*, path: str, **shared: Unpack[Shared]):
+        pass
+
+    hints, meanings = components.expand_keys(function)
+    assert hints == {"path": str, "scale": Annotated[float, Gt(0)]}
+    assert meanings == {"scale": "multiplies"}
+
+
+def test_every_top_level_key_has_a_meaning():
+    keys = components.list_top_keys()
+    assert {key.name for key in keys} >= set(config.Scalars.model_fields)
+    assert not [key.name for key in keys if not key.meaning]
+
+
+def test_every_oracle_is_in_the_table():
+    table = components.TEMPLATE.read_text(encoding="utf-8").split("## What theory says")[1]
+    names = re.findall(r"^\| `(\w+)` \|", table.split("## Your own")[0], re.MULTILINE)
+    assert sorted(names) == sorted(oracles.ORACLES)
+
+
+def test_what_a_docstring_says():
     def function():
         """y = x.
 
@@ -62,7 +98,7 @@ def test_what_a_docstring_tells():
             Refused: never.
         """
 
-    assert components.told(function) == (
+    assert components.describe(function) == (
         ["y = x.", "More of it."],
         "Euler 1748,\nchapter 1.",
         {"first": "one and more", "second": "two"},

@@ -1,17 +1,22 @@
-"""conf/ agrees with the code, and what is refused is refused as the design says, through the real command line."""
+"""conf/ agrees with the code, and the real command line refuses what it must refuse."""
 
 import ctypes
 import inspect
 import pickle
 from importlib import import_module
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pytest
+import torch
+from cases import solve
 from conftest import UNMEASURED, mfgd
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mfgd import config, sweep
+from mfgd import config, init, loss, optimizer, problem, record, refusals, schedule, schema
+from mfgd.component import MAPS
+from mfgd.types import Positive, Refused
 
 OPTIONS = [
     (group, path.stem)
@@ -32,13 +37,11 @@ def composed(*overrides: str) -> config.Point:
 def test_yaml_agrees_with_its_function(group, option):
     node = OmegaConf.to_container(OmegaConf.load(config.CONF / group / f"{option}.yaml"))
     assert node.pop("_target_") == f"mfgd.{group}.{option}"
-    parameters = inspect.signature(
-        getattr(import_module(f"mfgd.{group}"), option)
-    ).parameters.values()
-    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty} == set(
-        node
-    )
-    assert len(node) == len(parameters)
+    function = getattr(import_module(f"mfgd.{group}"), option)
+    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    fields = schema.keys_of(function).model_fields
+    assert {key: field.is_required() for key, field in fields.items()} == dict.fromkeys(node, True)
 
 
 def test_schema_agrees_with_the_top_level():
@@ -47,7 +50,7 @@ def test_schema_agrees_with_the_top_level():
         for key in OmegaConf.load(config.CONF / "config.yaml")
         if key not in ("defaults", "hydra")
     }
-    assert keys == set(config.Scalars.model_fields)
+    assert keys == {*config.Scalars.model_fields, *MAPS}
 
 
 def test_every_group_of_conf_is_read():
@@ -60,7 +63,7 @@ def test_every_group_of_conf_is_read():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(experiment):
     point = composed(f"experiment={experiment}", "steps=20", "record.steps=null")
-    (row,) = sweep.solve([point])
+    (row,) = solve([point])
     assert row.outcome != "diverged"
     assert row.trajectory["step"][-1] <= 20
     assert experiment.startswith(point.tracking().experiment)
@@ -92,10 +95,203 @@ def test_a_missing_password_stays_missing():
     assert "secret" not in str(point.resolved) + str(point.params())
 
 
+class NoKeys(TypedDict):
+    """No keys."""
+
+
+class WidthKeys(TypedDict):
+    """A key that several functions share."""
+
+    width: Positive
+
+
+def narrow(*, width: Positive = 1.0, **none: Unpack[NoKeys]) -> Any:
+    """Takes no key of any option."""
+
+
+def shared(*, height: Positive = 1.0, **widths: Unpack[WidthKeys]) -> Any:
+    """Takes a shared key, and no key of any option."""
+
+
+def open_ended(*, width: Positive = 1.0, **rest: Any) -> Any:
+    """Takes what the option takes whose place it takes."""
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_a_users_function_takes_the_place_of_any_option(group, option):
+    line = (f"{group}={option}", f"{group}._target_=test_config.narrow", f"+{group}.width=2")
+    point = composed(*line)
+    component = getattr(point, group)
+    assert component.name == component.target == "test_config.narrow"
+    assert component.arguments == {"width": 2.0}
+    assert pickle.loads(pickle.dumps(component)) == component
+    params = {key: value for key, value in point.params().items() if key.split(".")[0] == group}
+    assert params == {group: "test_config.narrow", f"{group}.width": 2.0}
+    assert point.resolved[group] == {"_target_": "test_config.narrow", "width": 2.0}
+
+
+NAMED = {
+    "problem=synthetic": ("n", "100"),
+    "init=normal": ("scale", "1.0"),
+    "loss=huber": ("delta", "1.0"),
+    "optimizer=momentum": ("beta", "0.9"),
+    "schedule=geometric": ("decay", "0.999"),
+    "record=geometric": ("points", "40"),
+    "tracking=store": ("experiment", "mfgd"),
+}
+
+
+def test_every_group_has_a_named_key():
+    assert [line.partition("=")[0] for line in NAMED] == list(config.GROUPS)
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_a_users_function_is_refused_an_options_key_that_the_shell_line_names(option):
+    group = option.partition("=")[0]
+    key, value = NAMED[option]
+    assert str(getattr(composed(option), group).arguments[key]) == value
+    line = (option, f"{group}._target_=test_config.narrow")
+    for given in (
+        f"{group}.{key}={value}",
+        f"++{group}.{key}={value}",
+        f"{group}={{{key}:{value}}}",
+    ):
+        with pytest.raises(Refused) as refusal:
+            composed(*line, given)
+        assert str(refusal.value) == f"{group}.{key}={value}: no such key; allowed are width"
+    assert getattr(composed(*line), group).arguments == {"width": 1.0}
+
+
+def test_a_users_function_is_refused_a_key_that_an_experiment_changes(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    for name, scale in (("same", 1.0), ("other", 0.25)):
+        text = f"# @package _global_\ninit:\n  _target_: test_config.narrow\n  scale: {scale}\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+    searched = f"hydra.searchpath=[{tmp_path}]"
+    assert composed("experiment=same", searched).init.arguments == {"width": 1.0}
+    with pytest.raises(Refused, match=r"^init.scale=0.25: no such key; allowed are width$"):
+        composed("experiment=other", searched)
+
+
+def test_a_users_function_with_open_keywords_takes_what_the_option_takes():
+    loss = composed("loss=huber", "loss._target_=test_config.open_ended", "+loss.width=2").loss
+    values = {"scale": 1.0, "reduction": "sum", "penalty": 0.0, "delta": 1.0}
+    assert loss.arguments == values | {"width": 2.0}
+    with pytest.raises(Refused, match=r"^loss.penalty=-1: must be at least 0$"):
+        composed("loss._target_=test_config.open_ended", "loss.penalty=-1")
+
+
+def test_shared_keys_are_checked_and_required():
+    own = "loss._target_=test_config.shared"
+    assert composed(own, "+loss.width=2").loss.arguments == {"height": 1.0, "width": 2.0}
+    for line, message in (
+        ((own,), "loss.width: has no value; needed are height, width"),
+        ((own, "+loss.width=0"), "loss.width=0: must be greater than 0"),
+        ((own, "+loss.depth=3", "+loss.width=1"), "loss.depth=3: no such key"),
+    ):
+        with pytest.raises(Refused, match=f"^{message}"):
+            composed(*line)
+
+
+def test_a_missing_value_is_dropped_or_refused():
+    assert composed("problem=file", "problem._target_=test_config.narrow").problem.arguments
+    with pytest.raises(Refused, match=r"^problem.path: has no value; give problem.path=VALUE$"):
+        composed("problem=file")
+
+
+def own_problem():
+    return problem.notebook()
+
+
+def own_init():
+    return init.notebook()
+
+
+def own_loss():
+    return loss.squared(scale=1.0, reduction="sum", penalty=0.0)
+
+
+def own_optimizer():
+    return optimizer.gd(alternating=False)
+
+
+def own_schedule():
+    return schedule.constant()
+
+
+def own_record():
+    return record.geometric(points=40, steps=None, snapshots=5)
+
+
+def test_a_run_of_users_functions_in_every_group():
+    groups = ("problem", "init", "loss", "optimizer", "schedule", "record")
+    line = [f"{group}._target_=test_config.own_{group}" for group in groups]
+    ours, theirs = (composed(*line, "steps=50") for line in (["init=notebook"], line))
+    (expected,), (row,) = solve([ours]), solve([theirs])
+    assert row.trajectory["loss"].tolist() == expected.trajectory["loss"].tolist()
+
+
+def spread(problem, factors, *, width: Positive = 1.0):
+    return factors[0].mul(width).std(dim=(-2, -1))
+
+
+def test_metrics_and_figures_are_read():
+    line = ("+metrics.a._target_=test_config.spread", "+metrics.a.width=3")
+    point = composed(*line, "+figures.b._target_=test_config.spread")
+    (name, metric), (drawn, figure) = *point.metrics, *point.figures
+    assert (name, metric.arguments, drawn, figure.arguments) == (
+        *("a", {"width": 3.0}),
+        *("b", {"width": 1.0}),
+    )
+    factors = torch.eye(2)[None], torch.eye(2)[None]
+    assert torch.equal(metric.bind()(None, factors), spread(None, factors, width=3.0))
+    params = {key: value for key, value in point.params().items() if key.startswith(("me", "fi"))}
+    assert params == {
+        "metrics.a": "test_config.spread",
+        "metrics.a.width": 3.0,
+        "figures.b": "test_config.spread",
+        "figures.b.width": 1.0,
+    }
+    assert point.resolved["metrics"] == {"a": {"_target_": "test_config.spread", "width": 3.0}}
+    assert pickle.loads(pickle.dumps(point)) == point
+    assert hash(point.metrics) == hash(composed(*line).metrics)
+
+
+# Computed before there were metrics and figures.
+PRINTS = {
+    "": "8de47df67cfb65f3",
+    "rank=3 lr=[0.1,0.01] seed=4": "65fbbba4c11b3982",
+    "loss=huber loss.delta=2 optimizer=momentum init=normal dtype=float32": "2d52b38e3c65d408",
+    "problem=synthetic problem.spectrum=[3,1] problem.observed=0.5 schedule=cosine depth=3": (
+        "03bab74cdbd0f39b"
+    ),
+    "experiment=demo": "6375e0670bef0ee8",
+}
+
+
+@pytest.mark.parametrize("line", PRINTS)
+def test_fingerprints_stay_what_they_were(line):
+    assert composed(*line.split()).fingerprint == PRINTS[line]
+
+
+def test_a_metric_changes_the_fingerprint_and_a_figure_does_not():
+    plain = composed().fingerprint
+    assert composed("+metrics.a._target_=test_config.spread").fingerprint != plain
+    assert composed("+figures.a._target_=test_config.spread").fingerprint == plain
+
+
+def test_empty_maps_leave_no_trace():
+    point = composed()
+    assert (point.metrics, point.figures) == ((), ())
+    assert not {"metrics", "figures"} & {*point.resolved, *point.params()}
+
+
 REFUSED = {
     "rnk=3": "rnk=3: no such key; allowed are rank,",
     "loss.foo=3": "loss.foo=3: no such key; allowed are loss.delta,",
-    "loss=squared loss.delta=3": "loss.delta=3: no such key; allowed are loss.penalty, loss.reduction, loss.scale",
+    "loss=squared loss.delta=3": (
+        "loss.delta=3: no such key; allowed are loss.penalty, loss.reduction, loss.scale"
+    ),
     "problem=notebook problem.n=3": "problem.n=3: no such key; allowed are none",
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",
     "+foo=3": "foo=3: no such key; allowed are rank,",
@@ -103,50 +299,84 @@ REFUSED = {
     "problem=null": "problem=null: allowed are digits,",
     "~loss": "loss=null: allowed are absolute,",
     "experiment=nope": "experiment=nope: allowed are arora2019,",
-    "rank=abc": "rank=abc: allowed is an integer",
-    "rank=1.5": "rank=1.5: allowed is an integer",
-    "rank=0": "rank=0: allowed is greater than or equal to 1",
-    "rank=-1": "rank=-1: allowed is greater than or equal to 1",
-    "rank=4 init=spectral": "rank=4 with init=spectral: allowed is 1 to min(n, m) = 3",
-    "rank=4 init=balanced": "rank=4 with init=balanced: allowed is 1 to min(n, m) = 3",
-    "rank=4 init=orthogonal": "rank=4 with init=orthogonal: allowed is 1 to min(n, m) = 3",
+    "rank=abc": "rank=abc: must be an integer",
+    "rank=1.5": "rank=1.5: must be an integer",
+    "rank=0": "rank=0: must be at least 1",
+    "rank=-1": "rank=-1: must be at least 1",
+    "rank=4 init=spectral": "rank=4 with init=spectral: must be between 1 and min(n, m) = 3",
+    "rank=4 init=balanced": "rank=4 with init=balanced: must be between 1 and min(n, m) = 3",
+    "rank=4 init=orthogonal": "rank=4 with init=orthogonal: must be between 1 and min(n, m) = 3",
     "rank=3 init=notebook": "init=notebook",
-    "lr=0": "lr=0: allowed is greater than 0",
-    "lr=-1": "lr=-1: allowed is greater than 0",
-    "lr=nan": "lr=nan: allowed is a finite number",
-    "lr=[0.1,-1]": "lr=[0.1, -1]: allowed is greater than 0",
-    "steps=0": "steps=0: allowed is greater than or equal to 1",
-    "tolerance=-1": "tolerance=-1: allowed is greater than or equal to 0",
-    "dtype=int8": "dtype=int8: allowed is 'float64' or 'float32'",
+    "lr=0": "lr=0: must be greater than 0",
+    "lr=-1": "lr=-1: must be greater than 0",
+    "lr=nan": "lr=nan: must be a finite number",
+    "lr=[0.1,-1]": "lr=[0.1, -1]: must be greater than 0",
+    "steps=0": "steps=0: must be at least 1",
+    "tolerance=-1": "tolerance=-1: must be at least 0",
+    "dtype=int8": "dtype=int8: must be 'float64' or 'float32'",
     "device=tpu": "device=tpu: allowed here are cpu",
-    "init.scale=-1": "init.scale=-1: allowed is greater than 0",
-    "loss=huber loss.delta=-1": "loss.delta=-1: allowed is greater than 0",
-    "loss.reduction=max": "loss.reduction=max: allowed is 'sum' or 'mean'",
-    "loss.penalty=-1": "loss.penalty=-1: allowed is greater than or equal to 0",
-    "optimizer=momentum optimizer.beta=1": "optimizer.beta=1: allowed is less than 1",
-    "problem=synthetic problem.observed=0": "problem.observed=0: allowed is a share in (0, 1]",
-    "problem=synthetic problem.observed=1.5": "problem.observed=1.5: allowed is a share in (0, 1]",
-    "problem=synthetic problem.rank=81": "problem.rank=81: allowed is 1 to min(n, m) = 80",
+    "init.scale=-1": "init.scale=-1: must be greater than 0",
+    "loss=huber loss.delta=-1": "loss.delta=-1: must be greater than 0",
+    "loss.reduction=max": "loss.reduction=max: must be 'sum' or 'mean'",
+    "loss.penalty=-1": "loss.penalty=-1: must be at least 0",
+    "optimizer=momentum optimizer.beta=1": "optimizer.beta=1: must be less than 1",
+    "problem=synthetic problem.observed=0": "problem.observed=0: must be a share in (0, 1]",
+    "problem=synthetic problem.observed=1.5": "problem.observed=1.5: must be a share in (0, 1]",
+    "problem=synthetic problem.rank=81": "problem.rank=81: must be between 1 and min(n, m) = 80",
     "record.steps=[99999]": "record.steps=99999: allowed are 0 to steps=10000",
     "problem=file": "problem.path: has no value",
     "problem=file problem.path=missing.npy": "problem.path=missing.npy: no such file",
     "problem=file problem.path=empty.csv": "problem.path=empty.csv: an empty file",
     "problem=file problem.path=ragged.csv": "problem.path=ragged.csv: ragged: rows of 2 to 3 cells",
-    "problem=file problem.path=text.csv": "problem.path=text.csv: row 1: could not convert string to float: 'x'",
+    "problem=file problem.path=text.csv": (
+        "problem.path=text.csv: row 1: could not convert string to float: 'x'"
+    ),
     "problem=file problem.path=nan.csv": "problem.path=nan.csv: every entry is missing",
     "problem=file problem.path=inf.csv": "problem.path=inf.csv: 1 infinite entries",
     "problem=file problem.path=pickle.npy": "problem.path=pickle.npy: not readable as .npy",
     "problem=file problem.path=pickle.pt": "problem.path=pickle.pt: not readable as .pt",
-    "problem=file problem.path=matrix.xls": "problem.path=matrix.xls: unknown format; allowed are .npy",
+    "problem=file problem.path=matrix.xls": (
+        "problem.path=matrix.xls: unknown format; allowed are .npy"
+    ),
     "loss._target_=nowhere.cauchy": "loss._target_=nowhere.cauchy: ModuleNotFoundError",
-    "tracking.uri=ftp://example.org": "tracking.uri=ftp://example.org: not supported; allowed are sqlite,",
-    "tracking.uri=http://127.0.0.1:9": "tracking.uri=http://127.0.0.1:9: no tracking server answers",
-    "tracking.uri=sqlite:////nowhere/a.db": "tracking.uri=sqlite:////nowhere/a.db: /nowhere/a.db cannot be written to",
+    "tracking.uri=ftp://example.org": (
+        "tracking.uri=ftp://example.org: not supported; allowed are sqlite,"
+    ),
+    "tracking.uri=http://127.0.0.1:9": (
+        "tracking.uri=http://127.0.0.1:9: no tracking server answers"
+    ),
+    "tracking.uri=sqlite:////nowhere/a.db": (
+        "tracking.uri=sqlite:////nowhere/a.db: /nowhere/a.db cannot be written to"
+    ),
+    "metrics=null": "metrics=null: must be a map; add to it by +metrics.NAME._target_=PATH",
+    "figures=3": "figures=3: must be a map; add to it by +figures.NAME._target_=PATH",
+    "~metrics": "metrics=null: must be a map",
+    "metrics.spread.width=3": (
+        "metrics.spread.width=3: no such key; add it by +metrics.spread.width=3"
+    ),
+    "+metrics.spread.width=3": (
+        "metrics.spread={'width': 3}: has no function; add to it by +metrics"
+    ),
+    "+metrics.spread=null": "metrics.spread=null: has no function",
+    "+metrics={2:{_target_:test_config.spread}}": "metrics.2: must be a name of letters, digits,",
+    "+metrics.spread._target_=nowhere.spread": "metrics.spread._target_=nowhere.spread: ModuleNot",
+    "+metrics.spread._target_=test_config.spread +metrics.spread.width=-1": (
+        "metrics.spread.width=-1: must be greater than 0"
+    ),
+    "--multirun +metrics.spread._target_=test_config.spread +metrics.spread.width=1,-1": (
+        "metrics.spread.width=-1: must be greater than 0"
+    ),
+    "+figures.map._target_=test_config.spread +figures.map.problem=1": (
+        "figures.map.problem=1: no such key; allowed are width"
+    ),
+    "record={foo:3}": "record={foo:3}: no such key; add it by +record={foo:3}",
     "rank=1,2": "Ambiguous value for argument 'rank=1,2'",
     "rank=[1": "no viable alternative at input '[1'",
-    "--multirun rank=1,2,0": "rank=0: allowed is greater than or equal to 1",
+    "--multirun rank=1,2,0": "rank=0: must be at least 1",
     "--multirun rank=1,4 init=spectral": "rank=4 with init=spectral",
-    "--multirun tracking.experiment=a,b": "tracking: differs from run to run; allowed is one store for a sweep",
+    "--multirun tracking.experiment=a,b": (
+        "tracking: differs from run to run; allowed is one store for a sweep"
+    ),
 }
 
 
@@ -187,7 +417,8 @@ def test_refused_by_a_process_of_its_own(line, tmp_path):
 
 
 def test_read_only_directory(tmp_path):
-    """Root writes everywhere, unless it gives that power up first: CAP_DAC_OVERRIDE, dropped for good before exec."""
+    """Root writes everywhere, unless it gives that power up first: CAP_DAC_OVERRIDE, dropped for
+    good before exec."""
     tmp_path.chmod(0o555)
     drop = ctypes.CDLL(None).prctl
     done = mfgd(cwd=tmp_path, preexec_fn=lambda: drop(24, 1, 0, 0, 0))
@@ -200,6 +431,6 @@ def test_read_only_directory(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fault_of_ours_is_not_dressed_up_as_a_refusal():
-    with pytest.raises(ValueError, match="ours"), config.refusals():
+def test_a_fault_of_mfgd_is_not_called_a_refusal():
+    with pytest.raises(ValueError, match="ours"), refusals.exit_on_refusal():
         raise ValueError("ours")

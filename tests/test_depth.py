@@ -1,4 +1,5 @@
-"""D ≈ W₁W₂…W_L for L = 3 and 4: every option descends as it does at depth 2, or refuses in one line."""
+"""D ≈ W₁W₂…W_L for L = 3 and 4: every option descends as it does at depth 2, or refuses in one
+line."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,11 +9,12 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from cases import INITS, LOSSES, OPTIMIZERS
+from cases import INITS, LOSSES, OPTIMIZERS, solve
 from numpy.testing import assert_allclose
 from test_config import composed
 
-from mfgd import sweep
+from mfgd import plan
+from mfgd.batch import load_problem
 from mfgd.config import Point
 from mfgd.record import Row
 from mfgd.types import Refused
@@ -22,7 +24,8 @@ TURNS = pytest.mark.parametrize("alternating", ["false", "true"], ids=["at once"
 N, M, RANK, STEPS = 7, 5, 3, 20
 METHODS = [
     *("gd", "momentum", "nesterov", "adam", "polyak"),
-    # Undamped, where a product of some factors is close to singular, the steps of several factors do not add up.
+    # Undamped, where a product of some factors is close to singular, the steps of several factors
+    # do not add up.
     *(f"scaled_gd optimizer.damping=0.1 optimizer.damped_by={by}" for by in ("number", "error")),
     "polyak optimizer.metric=scaled optimizer.damping=0.1",
 ]
@@ -83,8 +86,8 @@ def solved(runs: list[Point]) -> list[Row]:
     """Their rows, in their order."""
     rows = {
         i: row
-        for batch in sweep.batches(runs)
-        for i, row in zip(batch, sweep.solve([runs[i] for i in batch]), strict=True)
+        for batch in plan.group_points(runs)
+        for i, row in zip(batch, solve([runs[i] for i in batch]), strict=True)
     }
     return [rows[i] for i in range(len(runs))]
 
@@ -108,7 +111,7 @@ def test_gradient_descent_is_torch_s(starts, depth):
         depth, starts, [f"loss={name} loss.penalty=0.1" for name in LOSSES], ["optimizer=gd"]
     )
     runs = [replace(run, lr=(0.003,)) for run in runs]
-    D = sweep.problem_of(runs[0].problem).D
+    D = load_problem(runs[0].problem).D
     for run, row in zip(runs, solved(runs), strict=True):
         start, theirs = (
             row.snapshots[0][1],
@@ -138,12 +141,13 @@ def test_gradient_descent_is_torch_s(starts, depth):
 )
 def test_what_is_for_two_factors_refuses(line, message, depth):
     with pytest.raises(Refused, match=f"^{message.format(depth=depth)}"):
-        sweep.batches([composed(*BASE[:1], f"depth={depth}", "rank=2", *line.split())])
+        plan.group_points([composed(*BASE[:1], f"depth={depth}", "rank=2", *line.split())])
 
 
 @DEPTHS
 def test_rates_in_units_of_sigma1(depth):
-    # From the balanced answer's own product, somewhat displaced: below the unit it is reached, beyond it is left.
+    # From the balanced answer's own product, somewhat displaced: below the unit it is reached,
+    # beyond it is left.
     line = (
         "init=spectral",
         "init.scale=0.999",
@@ -152,7 +156,8 @@ def test_rates_in_units_of_sigma1(depth):
         "problem.spectrum=[3,2,1]",
     )
     below, beyond = (composed(*BASE, f"depth={depth}", *line, f"lr={lr}") for lr in (0.97, 1.03))
-    assert [
-        row.trajectory["relative_error"][-1] < 1e-9 for row in sweep.solve([below, beyond])
-    ] == [True, False]
-    assert sweep.unstable([below, beyond]) == ([beyond], pytest.approx(1.0, rel=1e-12))
+    assert [row.trajectory["relative_error"][-1] < 1e-9 for row in solve([below, beyond])] == [
+        True,
+        False,
+    ]
+    assert plan.find_unstable([below, beyond]) == ([beyond], pytest.approx(1.0, rel=1e-12))

@@ -1,6 +1,5 @@
 """Product, objective, gradient, the loop, and the published results that they reproduce."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import cases
@@ -19,6 +18,8 @@ from cases import (
     column,
     factors,
     loss,
+    make_problem,
+    mask_of,
     one,
     problem,
     run,
@@ -27,9 +28,9 @@ from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 
 import mfgd
-from mfgd import Objective, metrics, oracles
-from mfgd.descent import BUDGET, CONVERGED, DIVERGED, RUNNING, descent
-from mfgd.objective import product
+from mfgd import Objective, lanczos, metrics, theory
+from mfgd.descent import Outcome, descent
+from mfgd.kernel import product
 
 HALF = loss("squared", scale=0.5)
 DESCENTS = OPTIMIZERS.keys() - {"mu", "als"}  # which are for the squared loss at depth 2 only
@@ -75,7 +76,8 @@ def test_gradient_is_autograd(batch, depth, name, kind, keys):
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_lies_under_the_mask_is_never_seen(batch, depth, name):
     given, start = problem("noisy", batch), factors(batch, depth)
-    other = replace(given, D=given.D + 1e6 * (1 - given.mask))
+    mask = mask_of(given)
+    other = make_problem(given.D + 1e6 * (1 - mask), mask)
     ours, theirs = (Objective(p, loss(name, reduction="mean")) for p in (given, other))
     assert torch.equal(theirs.value(start), ours.value(start))
     assert equal(theirs.gradient(start), ours.gradient(start))
@@ -101,7 +103,7 @@ def test_descent_commutes_with_a_rotation_of_the_factors(batch, name, optimizer)
 @BATCHES
 def test_one_step_moves_both_factors_at_once(batch):
     given, start = problem("masked", batch), factors(batch)
-    C, F, D, mask = (X.numpy() for X in (*start, given.D, given.mask))
+    C, F, D, mask = (X.numpy() for X in (*start, given.D, mask_of(given)))
     R = mask * (C @ F - D)
     (state,) = states(Objective(given, loss("squared")), start, 0.05, [1])
     assert_allclose(state.factors[0], C - 0.1 * R @ F.swapaxes(-1, -2), rtol=1e-13)
@@ -118,8 +120,8 @@ def test_records_are_where_they_are_asked_for_and_move_nothing(batch):
     assert all(equal(state.factors, every[state.step].factors) for state in some)
     assert all(torch.equal(state.loss, objective.value(state.factors)) for state in every)
     assert equal(every[0].factors, start)
-    assert (every[-2].outcome == RUNNING).all()
-    assert (every[-1].outcome == BUDGET).all()
+    assert (every[-2].outcome == Outcome.RUNNING).all()
+    assert (every[-1].outcome == Outcome.BUDGET).all()
 
 
 @BATCHES
@@ -161,7 +163,7 @@ def test_a_batch_is_its_single_runs_bit_for_bit(optimizer, name, depth):
         )
         assert equal(run(whole.factors, b), single.factors)
         assert whole.loss[b] == single.loss[0]
-        alone = mfgd.Problem(given.D[b], given.mask[b])
+        alone = make_problem(given.D[b], mask_of(given)[b])
         (plain,) = states(
             Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [20], method
         )
@@ -179,7 +181,7 @@ def test_a_diverged_run_is_frozen_and_leaves_its_neighbours_alone(divergence):
     )
     wild = states(objective, start, column(0.01, 5.0, 0.02), records, divergence=divergence)
     tame = states(objective, start, column(0.01, 0.015, 0.02), records, divergence=divergence)
-    assert wild[-1].outcome.tolist() == [BUDGET, DIVERGED, BUDGET]
+    assert wild[-1].outcome.tolist() == [Outcome.BUDGET, Outcome.DIVERGED, Outcome.BUDGET]
     for here, there in zip(wild, tame, strict=True):
         for b in (0, 2):
             assert equal(run(here.factors, b), run(there.factors, b))
@@ -191,9 +193,9 @@ def test_a_diverged_run_is_frozen_and_leaves_its_neighbours_alone(divergence):
     ]
     end = over.index(True)
     assert 0 < end < len(wild) - 1
-    assert [int(state.outcome[1]) for state in wild] == [RUNNING] * end + [DIVERGED] * (
-        len(wild) - end
-    )
+    assert [int(state.outcome[1]) for state in wild] == [Outcome.RUNNING] * end + [
+        Outcome.DIVERGED
+    ] * (len(wild) - end)
     # NaN compares unequal to itself, hence NumPy's comparison.
     for state in wild[end:]:
         for W, V in zip(state.factors, wild[end].factors, strict=True):
@@ -210,7 +212,7 @@ def test_a_converged_run_is_frozen_while_others_go_on(optimizer):
     held = states(
         objective, start, rate, records, method, reached=lambda state: state.loss <= tolerance
     )
-    assert held[-1].outcome.tolist() == [CONVERGED, BUDGET, CONVERGED]
+    assert held[-1].outcome.tolist() == [Outcome.CONVERGED, Outcome.BUDGET, Outcome.CONVERGED]
     for b in range(3):
         end = next(
             (i for i, state in enumerate(free) if state.loss[b] <= tolerance[b]), len(free) - 1
@@ -227,12 +229,12 @@ def test_the_stream_ends_when_all_runs_have(batch):
         objective, start, 0.02, range(0, 1000, 10), reached=lambda state: state.loss < 0.5
     )
     assert done[-1].step < 990
-    assert (done[-1].outcome == CONVERGED).all()
+    assert (done[-1].outcome == Outcome.CONVERGED).all()
     assert (done[-1].loss < 0.5).all()
     assert (done[-2].loss >= 0.5).any()
     diverged = states(objective, start, 50.0, range(0, 1000, 10))
     assert diverged[-1].step < 990
-    assert (diverged[-1].outcome == DIVERGED).all()
+    assert (diverged[-1].outcome == Outcome.DIVERGED).all()
 
 
 @BATCHES
@@ -241,7 +243,7 @@ def test_a_start_that_is_not_finite_has_diverged(batch):
     # Not even a stopping rule that is content with anything makes it converged.
     keys = {"reached": lambda state: torch.ones_like(state.loss, dtype=torch.bool)}
     (only,) = states(Objective(problem("full", batch), HALF), start, 0.1, [0, 10], **keys)
-    assert (only.step, set(only.outcome.flatten().tolist())) == (0, {DIVERGED})
+    assert (only.step, set(only.outcome.flatten().tolist())) == (0, {Outcome.DIVERGED})
 
 
 @BATCHES
@@ -280,7 +282,7 @@ def test_eckart_young():
     least = 0.5 * (sigma[5:] ** 2).sum()
     scales, rates = (column(*x.flatten()) for x in np.meshgrid([1e-1, 1e-3, 1e-6], [0.05, 0.09]))
     start = tuple(scales * W for W in normal(100, 5, 80))
-    whole = states(Objective(mfgd.problem.of(D), HALF), start, rates, range(0, 1001, 10))
+    whole = states(Objective(mfgd.problem.from_matrix(D), HALF), start, rates, range(0, 1001, 10))
     excess = torch.stack([state.loss for state in whole]) / least - 1
     assert (excess[-1] < 1e-8).all()
     assert (excess > -1e-12).all()
@@ -313,7 +315,7 @@ def saxe2014() -> dict[float, np.ndarray]:
     deviation = {}
     for lr, every in ((1e-2, 1), (5e-3, 2), (2.5e-3, 4), (1e-3, 10)):
         found = states(
-            Objective(mfgd.problem.of(D), HALF),
+            Objective(mfgd.problem.from_matrix(D), HALF),
             (a**0.5 * U, a**0.5 * V.mT),
             lr,
             range(0, 800 * every + 1, every),
@@ -345,7 +347,9 @@ def test_saxe2014_is_of_first_order_in_the_rate(saxe2014):
 
 @pytest.mark.parametrize("lr", [0.04, 0.0025])
 def test_du2018_one_step_identity(lr):
-    objective = Objective(mfgd.problem.of(target([1.0, 0.8, 0.6, 0.4, 0.2], 40, 30)[2]), HALF)
+    objective = Objective(
+        mfgd.problem.from_matrix(target([1.0, 0.8, 0.6, 0.4, 0.2], 40, 30)[2]), HALF
+    )
     C, F = normal(40, 5, 30)
     start = (0.5 * C, 0.1 * F)
     G, H = objective.gradient(start)
@@ -356,7 +360,9 @@ def test_du2018_one_step_identity(lr):
 
 
 def test_du2018_drift_halves_with_the_rate():
-    objective = Objective(mfgd.problem.of(target([1.0, 0.8, 0.6, 0.4, 0.2], 40, 30)[2]), HALF)
+    objective = Objective(
+        mfgd.problem.from_matrix(target([1.0, 0.8, 0.6, 0.4, 0.2], 40, 30)[2]), HALF
+    )
     C, F = normal(40, 5, 30)
     start = (0.5 * C, 0.1 * F)
     drift = []
@@ -372,7 +378,7 @@ def test_du2018_drift_halves_with_the_rate():
 def test_srebro(k):
     sigma = 10 * 0.8 ** np.arange(40)
     given, penalized = (
-        mfgd.problem.of(target(sigma, 60, 40)[2]),
+        mfgd.problem.from_matrix(target(sigma, 60, 40)[2]),
         loss("squared", scale=0.5, penalty=2.0),
     )
     (state,) = states(
@@ -382,19 +388,25 @@ def test_srebro(k):
     found = np.linalg.svd(product(state.factors).numpy(), compute_uv=False)
     assert_allclose(found[:k], shrunk, atol=1e-8)
     assert_allclose(sum(W.square().sum() for W in state.factors) / 2, shrunk.sum(), rtol=1e-8)
-    assert_allclose(oracles.optimum(given, penalized, k), state.loss, rtol=1e-10)
+    assert_allclose(theory.optimum(given, penalized, k), state.loss, rtol=1e-10)
 
 
 def test_edge_of_stability():
     s = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
     U, V, D = target(s.tolist(), 60, 50)
-    objective = Objective(mfgd.problem.of(D), HALF)
+    objective = Objective(mfgd.problem.from_matrix(D), HALF)
     optimum = (U * s.sqrt(), (V * s.sqrt()).mT)
-    assert_allclose(metrics.sharpness(objective, optimum), 2.0, atol=1e-6)
+    assert_allclose(lanczos.sharpness(objective, optimum), 2.0, atol=1e-6)
     start = tuple(
         (W + 1e-3 * X).expand(3, *W.shape) for W, X in zip(optimum, normal(60, 4, 50), strict=True)
     )
     last = states(objective, start, column(0.99, 1.01, 1.3), [0, 2000, 4000], divergence=1e6)[-1]
     assert last.loss[0] < 1e-20
     assert last.loss[1] > 1e-8
-    assert last.outcome.tolist() == [BUDGET, BUDGET, DIVERGED]
+    assert last.outcome.tolist() == [Outcome.BUDGET, Outcome.BUDGET, Outcome.DIVERGED]
+
+
+def test_an_outcome_has_a_label_and_a_sentence():
+    assert [outcome.label for outcome in Outcome] == ["running", "converged", "budget", "diverged"]
+    assert all(outcome.sentence.endswith(".") for outcome in Outcome)
+    assert len({outcome.sentence for outcome in Outcome}) == len(Outcome)

@@ -1,4 +1,5 @@
-"""Published results: what an experiment is, the verify command and its ledger, by a toy in a temporary folder."""
+"""Published results: what an experiment is, the verify command and its ledger, by a toy in a
+temporary folder."""
 
 import json
 import math
@@ -45,7 +46,8 @@ SWEEPS = {"toy": ("steps=20",)}
 def claims(runs):
     for run in sorted(loaded(runs), key=lambda run: run.config.rank):
         loss = run.trajectory["loss"]
-        yield between(f"k = {run.config.rank}: last over first loss", loss.iloc[-1] / loss.iloc[0], high=1.0)
+        name, ratio = f"k = {run.config.rank}: last over first loss", loss.iloc[-1] / loss.iloc[0]
+        yield between(name, ratio, high=1.0)
         yield between("steps", run.config.steps, low=BOUND)
 
 
@@ -79,7 +81,8 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_adding_one_takes_a_yaml_and_one_file(checkout, monkeypatch):
-    """From the sweep to the ledger: full, it holds; --quick, it deviates, exits with 1 and leaves the ledger alone."""
+    """From the sweep to the ledger: full, it holds; --quick, it deviates, exits with 1 and leaves
+    the ledger alone."""
     done = command("verify", "toy", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert [line.split()[-1] for line in done.stdout.splitlines() if "  " in line] == [

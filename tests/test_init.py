@@ -5,13 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import INITS, PROBLEMS, M, N, factors, options, problem
+from cases import INITS, PROBLEMS, M, N, factors, mask_of, options, problem
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 
 import mfgd
-from mfgd.objective import product
-from mfgd.problem import of, stream
+from mfgd.draws import stream
+from mfgd.kernel import product
+from mfgd.problem import from_matrix
 from mfgd.types import Refused
 
 DRAWN = [name for name in INITS if name not in ("file", "notebook")]
@@ -46,7 +47,7 @@ def test_shapes_and_dtype(name, kind, depth):
 
 @pytest.mark.parametrize("name", DRAWN)
 @DEPTHS
-def test_scale_rescales_one_and_the_same_draw(name, depth):
+def test_scale_multiplies_one_draw(name, depth):
     # A power of two, so that rounding cannot excuse a difference.
     for W, V in zip(
         start(name, depth=depth, scale=1.0), start(name, depth=depth, scale=0.125), strict=True
@@ -62,8 +63,8 @@ def test_seed_moves_every_random_factor(name):
     assert all((W != V).any() for W, V in other)
 
 
-def test_uniform_and_normal_are_what_they_say():
-    wide = of(torch.ones(300, 200))
+def test_uniform_and_normal_distributions():
+    wide = from_matrix(torch.ones(300, 200))
     for name, mean, variance in (("uniform", 1.0, 1 / 3), ("normal", 0.0, 4.0)):
         for W in getattr(mfgd.init, name)(scale=2.0)(wide, (300, 150, 200), stream("init", 0)):
             error = 4.5 / np.sqrt(W.numel())
@@ -104,7 +105,8 @@ def test_balanced_is_the_product_of_the_normal_draw(depth):
 @DEPTHS
 def test_spectral_is_the_truncated_svd(kind, depth):
     given = problem(kind)
-    share = 1 if given.mask is None else given.mask.numpy().mean()
+    mask = mask_of(given)
+    share = 1 if mask is None else mask.numpy().mean()
     U, sigma, Vh = np.linalg.svd(given.D.numpy() / share)
     assert_allclose(
         product(start("spectral", kind, 2, depth, scale=1.0)),
@@ -120,7 +122,7 @@ def test_rank_above_the_shape(name, depth):
         assert product(start(name, rank=M + 1, depth=depth)).shape == (N, M)
     else:
         with pytest.raises(
-            Refused, match=rf"^rank=6 with init={name}: allowed is 1 to min\(n, m\) = 5$"
+            Refused, match=rf"^rank=6 with init={name}: must be between 1 and min\(n, m\) = 5$"
         ):
             start(name, rank=M + 1, depth=depth)
     assert product(start(name, rank=M, depth=depth)).shape == (N, M)
@@ -158,7 +160,7 @@ def test_file_round_trip(suffix, depth, names, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
-def test_file_of_another_dtype_is_computed_with_in_double_precision(dtype, tmp_path):
+def test_file_of_another_dtype_becomes_double_precision(dtype, tmp_path):
     kept = tuple((10 * W).to(dtype) for W in factors())
     made = start(
         "file", path=write(tmp_path / "factors.pt", dict(zip("CF", kept, strict=True))), scale=0.1

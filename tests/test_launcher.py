@@ -35,8 +35,9 @@ class Listener(Callback):
         say("start", **seen(config))
 
     def on_job_end(self, config, job_return):
-        say("end", **seen(config), value=job_return.return_value, overrides=list(job_return.overrides),
-            cfg=OmegaConf.to_container(job_return.cfg, resolve=True), returned=seen(job_return.hydra_cfg),
+        cfg = OmegaConf.to_container(job_return.cfg, resolve=True)
+        say("end", **seen(config), value=job_return.return_value, cfg=cfg,
+            overrides=list(job_return.overrides), returned=seen(job_return.hydra_cfg),
             status=job_return.status.name, task=job_return.task_name, where=job_return.working_dir)
 
     def on_multirun_end(self, config, **_):
@@ -45,7 +46,9 @@ class Listener(Callback):
 def task(given):
     jobs = [(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
     # What a ${hydra:...} means is asked while the job is the current one.
-    values = [[hydra.job.num, config.lr * config.rank, HydraConfig.get().job.id] for config, hydra in jobs]
+    values = []
+    for config, hydra in jobs:
+        values.append([hydra.job.num, config.lr * config.rank, HydraConfig.get().job.id])
     return values[0] if isinstance(given, DictConfig) else values
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line, as a process."""
+"""The command line, in this process or as a process of its own."""
 
 import os
 import re
@@ -63,37 +63,115 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert set(statuses(demo)) == {"FINISHED"}
 
 
-def test_other_launchers_and_lots_give_the_same_results(here, tmp_path):
-    line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform", "tracking.figures=0")
-    ways = {
-        "batch": "hydra/launcher=batch",
-        "basic": "hydra/launcher=basic",
-        "lots": "hydra.sweeper.max_batch_size=3",
-    }
-    ways["alone"] = "hydra/launcher=batch"
-    for name, way in ways.items():
-        line_of = (*line, way, f"tracking.experiment={name}")
-        # Several processes side by side for the first, whose numbers do not depend on how many there are.
-        done = mfgd(*line_of, cwd=tmp_path) if name == "batch" else here(*line_of, "workers=1")
+def children(experiment) -> pandas.DataFrame:
+    (parent,) = package.load_runs(experiment=experiment)["parent"].dropna().unique()
+    return package.load_runs(experiment=experiment, parent=parent)
+
+
+def test_launchers_lots_and_trackers_give_the_same_results(here, tmp_path):
+    line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform")
+    # Several processes side by side: the numbers do not depend on how many there are.
+    done = mfgd(*line, "tracking.figures=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tables = [children("mfgd")]
+    store = ("workers=1", "tracking.figures=0", "tracking.experiment=lots")
+    memory = ("tracking=memory",)
+    for way in (
+        ("hydra.sweeper.max_batch_size=3", *store),
+        ("hydra.sweeper.max_batch_size=3", *memory),
+        ("hydra/launcher=basic", *memory),
+        ("hydra/launcher=batch", *memory),
+    ):
+        done = here(*line, *way)
         assert done.returncode == 0, done.stderr
-    ours, *others = (package.load_runs(experiment=name).dropna(subset="parent") for name in ways)
-    kept = [
-        name
-        for name in ours
-        if name.startswith(("params", "metrics", "tags")) and "seconds" not in name
-    ]
-    kept = [
-        name
-        for name in kept
-        if name not in ("tags.overrides", "params.tracking.experiment", "params.workers")
-    ]
-    key = ["params.rank", "params.init"]
+        tracker = here.session.tracker
+        if way[-1] == "tracking=memory":
+            tables.append(tracker.finish("FINISHED", [], []))
+        else:
+            tables.append(children("lots"))
+    first, *others = (table.sort_values(["params.rank", "params.init"]) for table in tables)
+    values = []
+    for name in first:
+        group, _, key = name.partition(".")
+        apart = key.startswith("tracking") or key in ("workers", "overrides")
+        if group in ("params", "metrics", "tags") and not apart and "seconds" not in key:
+            values.append(name)
+    assert len(values) > 50
     for runs in others:
         assert runs["parent"].nunique() == 1
         assert len(runs) == 4
-        pandas.testing.assert_frame_equal(
-            *(r.sort_values(key, ignore_index=True)[kept] for r in (ours, runs))
-        )
+        assert {name for name in runs if "tracking." not in name} == {
+            name for name in first if "tracking." not in name
+        }
+        left, right = (table[values].reset_index(drop=True) for table in (first, runs))
+        pandas.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_the_memory_tracker_prints_the_best_runs_and_writes_nothing(here, tmp_path):
+    done = here("--multirun", "steps=20", "rank=1,2,3", "workers=2", "tracking=memory")
+    assert done.returncode == 0
+    title, *lines, last = (re.split(r"\s{2,}", line) for line in done.stdout.splitlines())
+    assert title[4] == "relative error"
+    errors = [float(line[4]) for line in lines]
+    assert len(errors) == 3
+    assert errors == sorted(errors)
+    assert last == ["kept in memory, gone with this process"]
+    assert list(tmp_path.iterdir()) == []
+    assert [point.rank for point, _ in here.session.tracker.runs] == [1, 2, 3]
+
+
+TRACKER = """
+class Printer:
+    shared, parent = False, None
+
+    def __init__(self, prefix):
+        self.prefix, self.lines = prefix, []
+
+    def open(self, sweep):
+        self.lines.append(" ".join(sweep))
+
+    def expect(self, runs):
+        self.lines.append(f"{runs} runs")
+
+    def write(self, point, result, problem):
+        self.lines.append(f"rank {point.rank}: {result.outcome}, {problem.shape}")
+        return str(len(self.lines))
+
+    def finish(self, status, run_ids, unfinished):
+        import pandas
+        self.lines.append(f"{status} {len(run_ids)} {len(unfinished)}")
+        return pandas.DataFrame()
+
+    def location(self):
+        return "\\n".join(self.prefix + line for line in self.lines)
+
+
+def tracker(*, prefix, **keys):
+    return Printer(prefix)
+"""
+
+
+@pytest.mark.parametrize("option", ["store", "memory"])
+def test_a_users_own_tracker_from_the_shell(here, tmp_path, option):
+    (tmp_path / "trackers.py").write_text(TRACKER)
+    done = here(
+        "--multirun",
+        "tracking._target_=trackers.tracker",
+        "+tracking.prefix='> '",
+        f"tracking={option}",
+        "rank=1,2",
+        "steps=9",
+    )
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("> --multirun tracking._target_=trackers.tracker")
+    assert lines == [
+        "> 2 runs",
+        "> rank 1: budget, (3, 4)",
+        "> rank 2: budget, (3, 4)",
+        "> FINISHED 2 0",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["trackers.py"]
 
 
 COMPONENTS = """
@@ -103,13 +181,13 @@ import mfgd
 
 
 def cauchy(*, width, **objective):
-    return mfgd.loss.Loss(lambda r: torch.log1p((r / width).square()), **objective)
+    return mfgd.loss.residual_loss(lambda r: torch.log1p((r / width).square()), **objective)
 
 
 def deadly(*, width, **objective):
     if (torch.as_tensor(width) == 2).any():
         os._exit(7)
-    return mfgd.loss.Loss(torch.square, **objective)
+    return mfgd.loss.residual_loss(torch.square, **objective)
 
 
 def broken(*, width, **objective):
@@ -117,40 +195,28 @@ def broken(*, width, **objective):
         if (torch.as_tensor(width) == 2).any():
             raise ArithmeticError("the width is two")
         return r.square() * width
-    return mfgd.loss.Loss(value, **objective)
+    return mfgd.loss.residual_loss(value, **objective)
 """
 
 
 def test_a_users_own_loss_from_the_shell(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = (
-        "loss._target_=losses.cauchy",
-        "+loss.width=2.0",
-        "loss.scale=4",
-        "steps=200",
-        "tracking.figures=0",
-    )
-    done = here(*line)
+    own = ("loss._target_=losses.cauchy", "+loss.width=2.0", "loss.scale=4")
+    done = here(*own, "steps=200", "tracking=memory")
     assert (done.returncode, done.stderr) == (0, "")
-    run = package.load_runs().iloc[0]
-    assert (run["params.loss"], run["params.loss.width"]) == ("losses.cauchy", "2.0")
-    _, trajectory, matrices = package.load_run(run["run_id"])
-    residual = (matrices["C"] @ matrices["F"] - matrices["D"]).numpy()
-    assert trajectory["loss"].iloc[-1] == pytest.approx(
-        4 * np.log1p((residual / 2) ** 2).sum(), rel=1e-12
-    )
+    ((point, row),) = here.session.tracker.runs
+    params = point.params()
+    assert (params["loss"], params["loss.width"]) == ("losses.cauchy", 2.0)
+    C, F = row.factors
+    residual = (C @ F - package.problem.notebook().D).numpy()
+    expected = 4 * np.log1p((residual / 2) ** 2).sum()
+    assert row.trajectory["loss"][-1] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_run_that_raises_fails_alone(here, tmp_path):
     (tmp_path / "losses.py").write_text(COMPONENTS)
-    line = (
-        "--multirun",
-        "loss._target_=losses.broken",
-        "+loss.width=1.0,2.0,3.0",
-        "steps=9",
-        "tracking.figures=0",
-    )
-    done = here(*line)
+    line = ("--multirun", "loss._target_=losses.broken", "+loss.width=1.0,2.0,3.0", "steps=9")
+    done = here(*line, "tracking.figures=0")
     assert done.returncode == 1
     assert "1 of 3 runs FAILED" in done.stdout
     assert "Traceback" not in done.stderr
@@ -159,6 +225,14 @@ def test_a_run_that_raises_fails_alone(here, tmp_path):
     assert runs["tags.outcome"].to_dict() == {"1.0": "budget", "2.0": "error", "3.0": "budget"}
     (traceback,) = tmp_path.rglob(f"{runs.loc['2.0', 'run_id']}/artifacts/traceback.txt")
     assert "ArithmeticError: the width is two" in traceback.read_text()
+    done = here(*line, "tracking=memory")
+    assert done.returncode == 1
+    assert "1 of 3 runs FAILED" in done.stdout
+    assert "ArithmeticError: the width is two" in done.stderr
+    (error,) = (
+        result for point, result in here.session.tracker.runs if point.loss.arguments["width"] == 2
+    )
+    assert isinstance(error, ArithmeticError)
 
 
 def test_a_run_that_takes_its_process_down_fails_alone(tmp_path, monkeypatch):

@@ -6,14 +6,29 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import BATCHES, DEPTHS, LOSSES, PROBLEMS, RANK, M, N, factors, loss, problem
+from cases import (
+    BATCHES,
+    DEPTHS,
+    LOSSES,
+    PROBLEMS,
+    RANK,
+    M,
+    N,
+    factors,
+    loss,
+    make_problem,
+    mask_of,
+    problem,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import subspace_angles
 from scipy.optimize import minimize
 
-from mfgd import Objective, Problem, State, metrics
-from mfgd.objective import product
-from mfgd.problem import Triplets
+from mfgd import Objective, State, lanczos, metrics
+from mfgd.dense import MaskedEntries
+from mfgd.kernel import product
+from mfgd.spectra import Triplets, singular_triplets
+from mfgd.types import Refused
 
 KINDS = pytest.mark.parametrize("kind", PROBLEMS)
 
@@ -31,16 +46,16 @@ def state(objective: Objective, Ws, step: int = 0) -> State:
 @KINDS
 def test_relative_error(batch, kind):
     given, made = problem(kind, batch), factors(batch)
-    expected = norm(product(made) - given.truth) / norm(given.truth)
+    expected = norm(product(made) - given.truth.target) / norm(given.truth.target)
     assert_allclose(metrics.relative_error(given, made), expected, rtol=1e-13)
 
 
 @BATCHES
 @KINDS
-def test_relative_error_without_a_truth_is_over_observed_entries(batch, kind):
+def test_relative_error_is_over_observed_entries_if_the_truth_is_unknown(batch, kind):
     given, made = problem(kind, batch), factors(batch)
-    blind = Problem(given.D, given.mask)
-    mask = np.ones_like(given.D) if given.mask is None else given.mask.numpy()
+    blind = make_problem(given.D, mask_of(given))
+    mask = np.ones_like(given.D) if mask_of(given) is None else mask_of(given).numpy()
     expected = norm(mask * (product(made) - given.D).numpy()) / norm(mask * given.D.numpy())
     assert_allclose(metrics.relative_error(blind, made), expected, rtol=1e-13)
     assert metrics.heldout_error(blind, made) is None
@@ -49,26 +64,29 @@ def test_relative_error_without_a_truth_is_over_observed_entries(batch, kind):
 @BATCHES
 def test_heldout_error_is_over_the_entries_that_are_not_observed(batch):
     given, made = problem("noisy", batch), factors(batch)
-    hidden, truth = given.mask.numpy() == 0, given.truth.numpy()
+    hidden, truth = mask_of(given).numpy() == 0, given.truth.target.numpy()
     expected = norm(np.where(hidden, product(made).numpy() - truth, 0)) / norm(
         np.where(hidden, truth, 0)
     )
     assert_allclose(metrics.heldout_error(given, made), expected, rtol=1e-13)
-    right = Problem(given.D, given.mask, torch.where(given.mask == 0, product(made), 1e3))
+    right = make_problem(
+        given.D, mask_of(given), torch.where(mask_of(given) == 0, product(made), 1e3)
+    )
     assert (metrics.heldout_error(right, made) == 0).all()
     assert metrics.heldout_error(problem("full", batch), made) is None
 
 
 @BATCHES
-def test_heldout_error_is_over_the_entries_set_aside(batch):
+def test_heldout_error_is_over_the_held_out_entries(batch):
     given, made = problem("heldout", batch), factors(batch)
-    aside = ~np.isnan(given.heldout.numpy())
-    gaps = np.where(aside, product(made).numpy() - given.heldout.numpy(), 0)
-    expected = norm(gaps) / norm(np.nan_to_num(given.heldout))
+    heldout = given.heldout.with_nan().numpy()
+    gaps = np.where(~np.isnan(heldout), product(made).numpy() - heldout, 0)
+    expected = norm(gaps) / norm(np.nan_to_num(heldout))
     assert_allclose(metrics.heldout_error(given, made), expected, rtol=1e-13)
     blind = replace(given, truth=None)
     assert_allclose(metrics.heldout_error(blind, made), expected, rtol=1e-13)
-    moved = replace(blind, heldout=given.heldout + 1e3)
+    shown = given.heldout.mask
+    moved = replace(blind, heldout=MaskedEntries(given.heldout.target + 1e3 * shown, shown))
     assert_array_equal(metrics.relative_error(moved, made), metrics.relative_error(blind, made))
 
 
@@ -76,7 +94,7 @@ def test_heldout_error_is_over_the_entries_set_aside(batch):
 def test_errors_of_large_matrices_are_taken_a_few_rows_at_a_time(kind, monkeypatch):
     given, made = problem(kind, (3,)), factors((3,))
     whole = metrics.relative_error(given, made), metrics.heldout_error(given, made)
-    monkeypatch.setattr("mfgd.objective.BLOCK", 2 * given.shape[1])
+    monkeypatch.setattr("mfgd.kernel.BLOCK", 2 * given.shape[1])
     for error, expected in zip(
         (metrics.relative_error(given, made), metrics.heldout_error(given, made)),
         whole,
@@ -155,7 +173,7 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, b
 
     def value(flat: torch.Tensor) -> torch.Tensor:
         parts = flat.split([shape.numel() for shape in shapes], dim=-1)
-        # One run is moved at a time: the Hessian of the sum over runs has the runs as blocks.
+        # The Hessian of the sum over runs has the Hessians of the runs as blocks.
         return objective.value(
             tuple(p.reshape(*lead, *s) for p, s in zip(parts, shapes, strict=True))
         ).sum()
@@ -164,26 +182,26 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(name, depth, kind, b
     H = torch.func.hessian(value)(flat)
     blocks = H if not batch else torch.stack([H[b, :, b] for b in range(*batch)])
     expected = np.linalg.eigvalsh(blocks.numpy())[..., -1]
-    assert_allclose(metrics.sharpness(objective, made), expected, rtol=1e-9)
+    assert_allclose(lanczos.sharpness(objective, made), expected, rtol=1e-9)
 
 
 def test_sharpness_by_autograd_s_derivative():
     given, made = problem("noisy"), factors()
     closed = loss("logcosh")
     values = [
-        metrics.sharpness(Objective(given, used), made)
+        lanczos.sharpness(Objective(given, used), made)
         for used in (closed, closed._replace(derivative=None))
     ]
     assert_allclose(values[1], values[0], rtol=1e-9)
 
 
-def test_sharpness_where_lanczos_ends_early():
+def test_sharpness_if_lanczos_ends_early():
     """At C = F = 0 under a penalty alone the Hessian has few eigenvalues: λ ± 2w σ_i, λ."""
     given = problem("full")
     objective = Objective(given, loss("squared", scale=0.5, penalty=3.0))
     start = tuple(torch.zeros_like(W) for W in factors())
     sigma = np.linalg.svd(given.D.numpy(), compute_uv=False)
-    assert_allclose(metrics.sharpness(objective, start), 3 + sigma[0], rtol=1e-12)
+    assert_allclose(lanczos.sharpness(objective, start), 3 + sigma[0], rtol=1e-12)
 
 
 def test_sharpness_of_a_large_problem_in_few_iterations():
@@ -193,9 +211,9 @@ def test_sharpness_of_a_large_problem_in_few_iterations():
         for n in (60, 50)
     )
     s = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=torch.float64)
-    objective = Objective(Problem((U * s) @ V.mT), loss("squared", scale=0.5))
+    objective = Objective(make_problem((U * s) @ V.mT), loss("squared", scale=0.5))
     optimum = (U * s.sqrt(), (V * s.sqrt()).mT)
-    assert_allclose(metrics.sharpness(objective, optimum, iterations=30), 2.0, rtol=1e-9)
+    assert_allclose(lanczos.sharpness(objective, optimum, iterations=30), 2.0, rtol=1e-9)
 
 
 @BATCHES
@@ -232,7 +250,7 @@ def test_measure(batch, kind, depth):
 def test_at_most_eight_singular_values_are_measured(batch):
     given = torch.ones(*batch, 20, 15, dtype=torch.float64)
     objective, made = (
-        Objective(Problem(given), loss("squared")),
+        Objective(make_problem(given), loss("squared")),
         factors(batch, rank=12, n=20, m=15),
     )
     found = metrics.measure(objective, state(objective, made), torch.zeros(batch), full=True)
@@ -246,14 +264,15 @@ def test_at_most_eight_singular_values_are_measured(batch):
     ("optimum", "excess"), [(0.5, 3.0), (0.0, torch.nan), (torch.nan, torch.nan)]
 )
 @BATCHES
-def test_excess_and_distance(optimum, excess, batch):
+def test_excess_loss_and_distance_to_answer(optimum, excess, batch):
     objective, made = Objective(problem("full", batch), loss("squared")), factors(batch)
     at = state(objective, made)._replace(loss=torch.full(batch, 2.0, dtype=torch.float64))
     least = torch.full(batch, optimum, dtype=torch.float64)
     assert_array_equal(metrics.excess_loss(at.loss, least), np.full(batch, excess))
     relative = metrics.relative_error(objective.problem, made)
     assert_array_equal(
-        metrics.distance(objective, at, least), np.full(batch, excess) if optimum > 0 else relative
+        metrics.distance_to_answer(objective, at, least),
+        np.full(batch, excess) if optimum > 0 else relative,
     )
 
 
@@ -261,7 +280,7 @@ def test_excess_and_distance(optimum, excess, batch):
 
 
 def target(rank: int = RANK) -> tuple[Triplets, np.ndarray, np.ndarray, np.ndarray]:
-    """Two runs, the second with a target of its own, and the same in NumPy."""
+    """Targets of two runs, as triplets and in NumPy."""
     generator = torch.Generator().manual_seed(3)
     D = (
         torch.randn(2, N, rank, generator=generator).double()
@@ -290,7 +309,7 @@ def test_modes_are_projections_of_the_product(depth):
 def test_angles_are_scipy_s(depth, rank):
     goal, U, _, V = target(rank)
     made = factors((2,), depth)
-    found = metrics.angles(metrics.triplets(made), goal)
+    found = metrics.angles(singular_triplets(made), goal)
     for b in range(2):
         left, _, right = np.linalg.svd(product(made)[b].numpy())
         for angle, ours, theirs in zip(found, (U, V), (left, right.T), strict=True):
@@ -302,8 +321,8 @@ def test_small_angles_keep_their_digits():
     goal, U, sigma, _ = target()
     turned = U[:, :, :RANK] + 1e-11 * U[:, :, RANK:].sum(-1, keepdims=True)
     made = (torch.from_numpy(turned * sigma[:, None, :RANK]), goal.V[..., :RANK].mT)
-    left, right = metrics.angles(metrics.triplets(made), goal)
-    # RANK columns, each moved by √(M − RANK) · 1e-11 in the one direction: all of them together by √RANK times that.
+    left, right = metrics.angles(singular_triplets(made), goal)
+    # Each of RANK columns moved by √(M − RANK) · 1e-11 in one direction: together √RANK times that.
     assert_allclose(left, np.full(2, 1e-11 * np.sqrt((M - RANK) * RANK)), rtol=1e-4)
     assert (right < 1e-15).all()
 
@@ -345,7 +364,7 @@ def test_factor_distance_does_not_see_an_invertible_transform():
     assert (metrics.factor_distance(made, goal) < 1e-13).all()
 
 
-def test_factor_distance_needs_a_target_of_that_rank():
+def test_factor_distance_needs_a_target_of_the_rank_of_the_factors():
     goal = target(2)[0]
     assert metrics.factor_distance(factors((2,)), goal).isnan().all()
 
@@ -358,7 +377,59 @@ def test_measures_against_the_target_leave_neighbours_alone(bad):
     for one in (
         metrics.factor_distance,
         metrics.modes,
-        lambda made, goal: metrics.angles(metrics.triplets(made), goal)[0],
+        lambda made, goal: metrics.angles(singular_triplets(made), goal)[0],
     ):
         assert_array_equal(one(broken, goal)[0], one(whole, goal)[0])
     assert metrics.factor_distance(broken, goal)[1].isnan()
+
+
+# Measures of one's own
+
+
+def measure_own(measure, batch=(), name="spread", **keys) -> dict[str, torch.Tensor]:
+    objective, made = Objective(problem("noisy", batch), loss("squared")), factors(batch)
+    optimum = torch.full(batch, torch.nan)
+    return metrics.measure(objective, state(objective, made), optimum, own={name: measure}, **keys)
+
+
+@BATCHES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_own_measure_comes_last(batch, dtype):
+    def spread(given, Ws):
+        assert given.shape == (N, M)
+        return Ws[0].std((-2, -1)).to(dtype)
+
+    found = measure_own(spread, batch)
+    assert list(found)[-1] == "spread"
+    assert_array_equal(found["spread"], factors(batch)[0].std((-2, -1)).to(dtype))
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "sharpness", "sigma.3", "mode.1", "angle.left", "final_loss", "theory.loss"]
+)
+def test_the_name_of_a_built_in_measure_is_refused(name):
+    message = rf"^metrics\.{name}: the name of a built-in measure; choose another$"
+    with pytest.raises(Refused, match=message):
+        measure_own(lambda given, Ws: Ws[0].sum((-2, -1)), name=name)
+
+
+def test_every_measure_is_built_in():
+    objective, made = Objective(problem("noisy", (2,)), loss("squared")), factors((2,))
+    at = state(objective, made)
+    for name in metrics.measure(objective, at, torch.zeros(2), target()[0], full=True):
+        with pytest.raises(Refused):
+            metrics.refuse_built_in(name)
+    metrics.refuse_built_in("losses")
+
+
+@pytest.mark.parametrize(
+    ("batch", "own", "shapes"),
+    [
+        ((3,), lambda given, Ws: Ws[0].sum(), r"\(\); needed is one number a run, \(3,\)"),
+        ((), lambda given, Ws: Ws[0], rf"\({N}, {RANK}\); needed is one number a run, \(\)"),
+        ((3,), lambda given, Ws: 1.0, r"\(\); needed is one number a run, \(3,\)"),
+    ],
+)
+def test_an_own_measure_of_another_shape_is_an_error(batch, own, shapes):
+    with pytest.raises(ValueError, match=rf"^metrics\.spread gave shape {shapes}$"):
+        measure_own(own, batch)

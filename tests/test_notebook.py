@@ -98,5 +98,6 @@ def test_what_was_learned(objective, states):
 
 
 def test_the_core_needs_neither_hydra_nor_mlflow():
-    code = "import sys, mfgd; sys.exit(not {'hydra', 'omegaconf', 'mlflow', 'pydantic'}.isdisjoint(sys.modules))"
+    others = {"hydra", "omegaconf", "mlflow", "pydantic"}
+    code = f"import sys, mfgd; sys.exit(not {others}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

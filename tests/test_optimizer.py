@@ -1,4 +1,5 @@
-"""One step, against torch.optim, scikit-learn's NMF, NumPy's least squares and the formulas in NumPy."""
+"""One step, against torch.optim, scikit-learn's NMF, NumPy's least squares and the formulas in
+NumPy."""
 
 import warnings
 
@@ -13,9 +14,13 @@ from cases import (
     column,
     factors,
     loss,
+    make_problem,
+    mask_of,
+    one,
     optimizer,
     options,
     problem,
+    run,
 )
 from numpy.testing import assert_allclose
 from sklearn.decomposition import NMF
@@ -23,8 +28,9 @@ from sklearn.decomposition import NMF
 import mfgd
 from mfgd import Objective
 from mfgd.descent import descent
-from mfgd.objective import product
-from mfgd.problem import Problem
+from mfgd.kernel import product
+from mfgd.method import Method, Optimizer, descend, forget
+from mfgd.streams import Streams
 from mfgd.types import Refused
 
 NAMES = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -68,9 +74,9 @@ def test_trajectory_is_torch_s(name, batch, depth, alternating):
         )
         for turn in range(len(turns)):
             estimate = torch.stack([product(tuple(Ws)) for Ws in parameters]).reshape(given.D.shape)
-            (0.5 * (given.mask * (estimate - given.D)).square().sum()).backward()
-            for run in optimizers:
-                run[turn].step()
+            (0.5 * (mask_of(given) * (estimate - given.D)).square().sum()).backward()
+            for group in optimizers:
+                group[turn].step()
             for Ws in parameters:
                 for W in Ws:
                     W.grad = None
@@ -140,7 +146,7 @@ def test_polyak_rests_at_the_answer():
     start = factors()
     method = mfgd.optimizer.polyak(floor=0.0, metric="euclidean", damping=0.0, alternating=False)
     *_, state = descent(
-        Objective(Problem(product(start)), HALF), method, start, lr=1.0, records=[0, 3]
+        Objective(make_problem(product(start)), HALF), method, start, lr=1.0, records=[0, 3]
     )
     assert all(map(torch.equal, state.factors, start))
 
@@ -155,7 +161,7 @@ def test_als_is_least_squares(kind, penalty, batch):
     for b in range(max(1, *batch)) if batch else [...]:
         D, mask = (
             given.D[b].numpy(),
-            np.ones(given.D[b].shape) if given.mask is None else given.mask[b].numpy(),
+            np.ones(given.D[b].shape) if mask_of(given) is None else mask_of(given)[b].numpy(),
         )
         X, Y = C[b].numpy(), F[b].numpy()
         # Rows of √λ I below, as w‖M∘(XY − D)‖² + λ/2 ‖X‖² is one sum of squares.
@@ -167,6 +173,7 @@ def test_als_is_least_squares(kind, penalty, batch):
                     np.linalg.lstsq(
                         np.vstack([m[:, None] * basis, ridge]),
                         np.append(m * d, np.zeros(len(ridge))),
+                        rcond=None,
                     )[0]
                     for d, m in zip(D, mask, strict=True)
                 ]
@@ -212,7 +219,7 @@ def test_mu_is_scikit_learn_s():
 @BATCHES
 def test_mu_under_a_mask_descends_to_a_stationary_point(batch):
     given = problem("masked", batch)
-    given = Problem(given.D.abs(), given.mask)
+    given = make_problem(given.D.abs(), mask_of(given))
     start = tuple(W.abs() for W in factors(batch))
     objective = Objective(given, loss("squared", penalty=0.1))
     states = [
@@ -232,7 +239,7 @@ def test_what_cannot_be_used_is_refused():
     objective, start = Objective(problem("full"), HALF), factors()
     with pytest.raises(Refused, match="D has negative entries"):
         mfgd.optimizer.mu().check(objective, start)
-    positive = Objective(Problem(problem("full").D.abs()), HALF)
+    positive = Objective(make_problem(problem("full").D.abs()), HALF)
     with pytest.raises(Refused, match="the start has negative entries"):
         mfgd.optimizer.mu().check(positive, start)
     mfgd.optimizer.mu().check(positive, tuple(W.abs() for W in start))
@@ -251,7 +258,7 @@ def test_a_run_does_not_depend_on_its_company(name, alternating):
     rates = column(0.05, 1e9, 0.01)
     *_, state = descent(Objective(given, HALF), method, start, lr=rates, records=[0, 40])
     for b in (0, 2):
-        one = Problem(given.D[b : b + 1], given.mask[b : b + 1])
+        one = make_problem(given.D[b : b + 1], mask_of(given)[b : b + 1])
         run = tuple(W[b : b + 1] for W in start)
         *_, alone = descent(Objective(one, HALF), method, run, lr=rates[b : b + 1], records=[0, 40])
         assert all(
@@ -263,7 +270,7 @@ def test_a_run_does_not_depend_on_its_company(name, alternating):
 @BATCHES
 def test_a_step_changes_nothing_in_place(name, batch):
     method, start = optimizer(name), tuple(W.abs() for W in factors(batch))
-    objective = Objective(Problem(problem("full", batch).D.abs()), HALF)
+    objective = Objective(make_problem(problem("full", batch).D.abs()), HALF)
 
     def tensors(memory):
         return (
@@ -272,7 +279,72 @@ def test_a_step_changes_nothing_in_place(name, batch):
             else [X for X in torch.utils._pytree.tree_leaves(memory) if torch.is_tensor(X)]
         )
 
-    _, memory = method.step(objective, start, method.init(start), 0.1)
+    _, memory = method.step(objective, start, method.init(start, Streams([0, 1, 2], start[0])), 0.1)
     kept = [X.clone() for X in (*start, *tensors(memory))]
     method.step(objective, start, memory, 0.1)
     assert all(map(torch.equal, (*start, *tensors(memory)), kept))
+
+
+def langevin(temperature: float) -> Optimizer:
+    """Gradient descent with Gaussian noise on each step: an own method that draws random
+    numbers."""
+
+    def init(factors, streams):
+        return streams
+
+    def step(objective, factors, streams, lr):
+        moved = []
+        for W, G in zip(factors, objective.gradient(factors), strict=True):
+            moved.append(descend(W, G, lr) + temperature * streams.normal(W.shape[-2:]))
+        return tuple(moved), streams
+
+    return Optimizer(init, step)
+
+
+def test_a_method_draws_from_the_stream_of_each_run():
+    """The numbers follow the seed of a run, alone and in a batch, and are standard normal."""
+    given, start = problem("full", (3,)), factors((3,))
+    objective, seeds = Objective(given, HALF), [4, 7, 4]
+
+    def end(objective, start, seeds):
+        states = descent(objective, langevin(0.1), start, lr=0.01, records=[0, 20], seeds=seeds)
+        *_, state = states
+        return state.factors
+
+    whole = end(objective, start, seeds)
+    assert all(map(torch.equal, whole, end(objective, start, seeds)))
+    for b, seed in enumerate(seeds):
+        alone = end(Objective(one(given, b), HALF), run(start, b), [seed])
+        assert all(torch.equal(W[b : b + 1], V) for W, V in zip(whole, alone, strict=True))
+    draws = Streams(seeds, start[0]).normal((200, 50))
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+    assert abs(float(draws[0].mean())) < 0.05
+    assert abs(float(draws[0].std()) - 1) < 0.03
+    uniform = Streams(seeds, start[0]).uniform((200, 50))
+    assert 0 <= float(uniform.min()) < 0.01 < 0.99 < float(uniform.max()) < 1
+    single = Streams([4], factors()[0].float()).normal((2, 3))
+    assert single.shape == (2, 3)
+    assert single.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "method"),
+    [
+        ("gd", {}, Method.GRADIENT),
+        ("momentum", {}, Method.MOMENTUM),
+        ("nesterov", {}, Method.MOMENTUM),
+        ("scaled_gd", {"damping": 0.0}, Method.PRECONDITIONED),
+        ("scaled_gd", {"damping": 0.1}, Method.OTHER),
+        ("adam", {}, Method.OTHER),
+        ("polyak", {}, Method.OTHER),
+        ("mu", {}, Method.OTHER),
+        ("als", {}, Method.OTHER),
+    ],
+)
+def test_what_theory_may_assume_of_a_method(name, keys, method):
+    assert optimizer(name, **keys).method is method
+    if name not in ("mu", "als"):
+        assert optimizer(name, **keys).simultaneous
+        assert not optimizer(name, **keys | {"alternating": True}).simultaneous
+    assert Optimizer(forget, langevin(0.1).step).method is Method.OTHER

@@ -1,15 +1,19 @@
-"""What theory says, against what a long descent finds."""
+"""What theory says, compared with what a long descent finds."""
 
 import numpy as np
 import pytest
 import torch
-from cases import DEPTHS, LOSSES, RANK, M, N, factors, loss, problem
+from cases import DEPTHS, LOSSES, RANK, M, N, factors, loss, make_problem, problem, solve
 from numpy.testing import assert_allclose
 from test_config import composed
 
 import mfgd
-from mfgd import Objective, metrics, oracles, sweep
+from mfgd import Objective, oracles, theory
+from mfgd.batch import draw_start, load_problem
 from mfgd.descent import descent
+from mfgd.draws import standard_normal
+from mfgd.lanczos import sharpness
+from mfgd.verdict import Setting
 
 KEYS = pytest.mark.parametrize(
     "keys", [{}, {"scale": 0.5}, {"scale": 3.0, "reduction": "mean"}], ids=["sum", "half", "mean"]
@@ -20,8 +24,8 @@ def weight(keys) -> float:
     return keys.get("scale", 1.0) / (N * M if keys.get("reduction") == "mean" else 1)
 
 
-def descended(given, used, rank: int) -> float:
-    """The least loss of three starts after many steps."""
+def least_loss_of_descent(given, used, rank: int) -> float:
+    """The least loss that descent from three starts reaches in many steps."""
     # Twice σ₁ · 2w bounds the curvature at the optimum.
     lr = 0.25 / weight({"scale": used.scale, "reduction": used.reduction}) / float(given.D.norm())
     start = tuple(0.5 * W for W in factors((3,), rank=rank))
@@ -34,12 +38,12 @@ def descended(given, used, rank: int) -> float:
 @KEYS
 @pytest.mark.parametrize("rank", [1, 2, 4, M, M + 3])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_eckart_young(keys, rank, depth):
+def test_optimum_is_eckart_young(keys, rank, depth):
     given = problem("full")
     sigma = np.linalg.svd(given.D.numpy(), compute_uv=False)
     expected = weight(keys) * (sigma[rank:] ** 2).sum()
     assert_allclose(
-        oracles.optimum(given, loss("squared", **keys), rank, depth),
+        theory.optimum(given, loss("squared", **keys), rank, depth),
         expected,
         rtol=1e-12,
         atol=1e-28,
@@ -49,30 +53,34 @@ def test_eckart_young(keys, rank, depth):
 @KEYS
 @pytest.mark.parametrize("rank", [1, 2, M])
 @pytest.mark.parametrize("penalty", [0.02, 0.6])
-def test_with_the_penalty_it_is_where_descent_ends(keys, rank, penalty):
+def test_optimum_under_a_penalty_is_where_descent_ends(keys, rank, penalty):
     # τ = λ/2w cuts into the spectrum, whose largest value is about 1, in all of these.
     used = loss("squared", penalty=penalty * weight(keys), **keys)
     given = problem("full")
-    assert_allclose(oracles.optimum(given, used, rank), descended(given, used, rank), rtol=1e-9)
+    assert_allclose(
+        theory.optimum(given, used, rank), least_loss_of_descent(given, used, rank), rtol=1e-9
+    )
 
 
 def test_descent_ends_at_eckart_young():
     given, used = problem("full"), loss("squared", scale=0.5)
-    assert_allclose(oracles.optimum(given, used, 2), descended(given, used, 2), rtol=1e-9)
+    assert_allclose(
+        theory.optimum(given, used, 2), least_loss_of_descent(given, used, 2), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kind", ["exact", "masked"])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_zero_from_the_rank_of_a_noiseless_truth_on(name, kind, depth):
+def test_optimum_is_zero_from_the_rank_of_a_noiseless_truth(name, kind, depth):
     for rank in (RANK, RANK + 1):
-        assert oracles.optimum(problem(kind), loss(name), rank, depth) == 0
+        assert theory.optimum(problem(kind), loss(name), rank, depth) == 0
 
 
-def test_zero_from_the_numerical_rank_of_any_data_on():
+def test_optimum_is_zero_from_the_numerical_rank_of_data():
     """A sum of squared rounding errors would give an excess loss of millions."""
     low = torch.outer(torch.arange(1.0, 8), torch.arange(1.0, 6)).double() / 3
-    assert oracles.optimum(mfgd.problem.of(low), loss("squared"), 1) == 0
+    assert theory.optimum(mfgd.problem.from_matrix(low), loss("squared"), 1) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -80,7 +88,9 @@ def test_data_in_single_precision_has_its_optimum_in_double(dtype):
     D = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)).to(dtype)
     sigma = np.linalg.svd(D.double().numpy(), compute_uv=False)
     assert_allclose(
-        oracles.optimum(mfgd.problem.of(D), loss("squared"), 3), (sigma[3:] ** 2).sum(), rtol=1e-12
+        theory.optimum(mfgd.problem.from_matrix(D), loss("squared"), 3),
+        (sigma[3:] ** 2).sum(),
+        rtol=1e-12,
     )
 
 
@@ -97,8 +107,8 @@ def test_data_in_single_precision_has_its_optimum_in_double(dtype):
         ("huber", "exact", 0.1, RANK, 2),
     ],
 )
-def test_nan_where_theory_does_not_know(name, kind, penalty, rank, depth):
-    assert np.isnan(oracles.optimum(problem(kind), loss(name, penalty=penalty), rank, depth))
+def test_optimum_is_nan_if_theory_does_not_know_it(name, kind, penalty, rank, depth):
+    assert np.isnan(theory.optimum(problem(kind), loss(name, penalty=penalty), rank, depth))
 
 
 @pytest.mark.parametrize("kind", ["full", "exact"])
@@ -109,7 +119,7 @@ def test_no_state_is_below_the_optimum(kind, penalty):
     for shrink in np.linspace(0, 0.3, 31):
         root = np.sqrt(np.maximum(sigma[:2] - shrink, 0))
         near = (torch.from_numpy(U[:, :2] * root), torch.from_numpy(root[:, None] * Vh[:2]))
-        assert Objective(given, used).value(near) >= oracles.optimum(given, used, 2) * (1 - 1e-12)
+        assert Objective(given, used).value(near) >= theory.optimum(given, used, 2) * (1 - 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,7 @@ def test_no_state_is_below_the_optimum(kind, penalty):
 def test_curvature_is_the_second_derivative_at_the_answer(name, expected):
     given = problem("full")
     for reduction, weight in (("sum", 0.3), ("mean", 0.3 / given.D.numel())):
-        found = oracles.curvature(given, loss(name, scale=0.3, reduction=reduction))
+        found = theory.curvature(given, loss(name, scale=0.3, reduction=reduction))
         if expected is None:
             assert np.isnan(found)
         else:
@@ -128,18 +138,19 @@ def test_curvature_is_the_second_derivative_at_the_answer(name, expected):
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 @pytest.mark.parametrize("times", [0.97, 1.03])
 @DEPTHS
-def test_gradient_descent_converges_up_to_the_limit_and_not_beyond(scale, times, depth):
-    # The balanced answer has sharpness c L σ₁^{2−2/L}; a start near it stays below the limit and leaves beyond it.
+def test_gradient_descent_converges_below_the_limit_and_not_above(scale, times, depth):
+    # The balanced answer has sharpness c L σ₁^{2−2/L}. Descent from nearby stays there below the
+    # limit, and leaves above the limit.
     given, used = problem("exact"), loss("squared", scale=scale)
     U, sigma, Vh = torch.linalg.svd(2 * given.D, full_matrices=False)
-    given = mfgd.Problem(2 * given.D)
-    limit = oracles.rate_limit(given, used, depth)
+    given = make_problem(2 * given.D)
+    limit = theory.rate_limit(given, used, depth)
     assert limit == pytest.approx(
         2 / (2 * scale * depth * float(sigma[0]) ** (2 - 2 / depth)), rel=1e-12
     )
     root = sigma[:3] ** (1 / depth)
     balanced = (U[:, :3] * root, *[torch.diag(root)] * (depth - 2), root[:, None] * Vh[:3])
-    assert 2 / metrics.sharpness(Objective(given, used), balanced) == pytest.approx(limit, rel=1e-9)
+    assert 2 / sharpness(Objective(given, used), balanced) == pytest.approx(limit, rel=1e-9)
     start = tuple(W + 1e-4 * torch.ones_like(W) for W in balanced)
     *_, state = descent(
         Objective(given, used),
@@ -151,19 +162,19 @@ def test_gradient_descent_converges_up_to_the_limit_and_not_beyond(scale, times,
     assert (state.loss < 1e-20) == (times < 1)
 
 
-def test_the_limit_is_known_for_complete_matrices_and_quadratic_losses_only():
-    assert np.isnan(oracles.rate_limit(problem("masked"), loss("squared"), 2))
-    assert np.isnan(oracles.rate_limit(problem("full"), loss("huber"), 2))
-    assert np.isnan(oracles.rate_limit(problem("full"), loss("squared", penalty=1.0), 2))
+def test_the_limit_is_known_only_for_complete_matrices_and_quadratic_losses():
+    assert np.isnan(theory.rate_limit(problem("masked"), loss("squared"), 2))
+    assert np.isnan(theory.rate_limit(problem("full"), loss("huber"), 2))
+    assert np.isnan(theory.rate_limit(problem("full"), loss("squared", penalty=1.0), 2))
 
 
 def test_the_largest_singular_value_of_a_large_matrix():
     D = torch.randn(300, 250, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert mfgd.Problem(D).largest == pytest.approx(
+    assert make_problem(D).top_singular_value == pytest.approx(
         np.linalg.svd(D, compute_uv=False)[0], rel=1e-12
     )
-    assert mfgd.Problem(torch.zeros_like(D)).largest == 0
-    assert oracles.rate_unit(mfgd.Problem(torch.zeros_like(D)), loss("squared"), 2) == np.inf
+    assert make_problem(torch.zeros_like(D)).top_singular_value == 0
+    assert theory.rate_unit(make_problem(torch.zeros_like(D)), loss("squared"), 2) == np.inf
 
 
 # Verdicts
@@ -180,8 +191,8 @@ LOW = (
 )
 
 
-def judged(*line: str) -> mfgd.record.Row:
-    (row,) = sweep.solve([composed(*line)])
+def solve_line(*line: str) -> mfgd.record.Row:
+    (row,) = solve([composed(*line)])
     return row
 
 
@@ -308,7 +319,7 @@ def near(*, scale):
 
     def start(given, widths, generator):
         answer = mfgd.init.spectral(scale=1.0)(given, widths, generator)
-        return tuple(W + scale * mfgd.problem.gaussian(W.shape, generator) for W in answer)
+        return tuple(W + scale * standard_normal(W.shape, generator) for W in answer)
 
     return start
 
@@ -318,34 +329,34 @@ def near(*, scale):
     [(name, *case) for name, cases in VERDICTS.items() for case in cases],
 )
 def test_verdict(oracle, expected, line):
-    assert judged(*line).tags[f"oracle.{oracle}"] == expected
+    assert solve_line(*line).tags[f"oracle.{oracle}"] == expected
 
 
-def judge_again(line, change) -> mfgd.record.Row:
-    """The verdicts on a run whose record was tampered with."""
+def judge_changed(line, change) -> mfgd.record.Row:
+    """The verdicts on a run after a change of its record."""
     point = composed(*line)
-    (row,) = sweep.solve([point])
+    (row,) = solve([point])
     optimum = float(row.trajectory["loss"][0] - row.trajectory["loss_gap"][0])
-    start = sweep._start(sweep.problem_of(point.problem), point)
+    start = draw_start(load_problem(point.problem), point)
     change(row)
-    setting = oracles.Setting(
-        sweep.problem_of(point.problem), point.loss(), start, point.optimizer.name, point.optimizer.arguments,
+    setting = Setting(
+        load_problem(point.problem), point.loss(), start, point.optimizer(),
         point.lr[0], point.tolerance, optimum,
     )  # fmt: skip
     oracles.judge(setting, row)
     return row
 
 
-def slower(row):
+def slow_down(row):
     loss = row.trajectory["loss"]
     row.trajectory["loss_gap"] = np.where(loss > 1e-20, loss, 0) ** 0.8
 
 
-def reached(row):
+def reach_answer(row):
     row.trajectory["loss"][-1] = 0
 
 
-def scaled(name, by):
+def scale_column(name, by):
     def change(row):
         row.trajectory[name] = row.trajectory[name] * by
 
@@ -355,28 +366,28 @@ def scaled(name, by):
 @pytest.mark.parametrize(
     ("oracle", "line", "change", "deviation"),
     [
-        ("saxe", VERDICTS["saxe"][0][1], scaled("mode.2", 1.02), 0.02),
-        ("sharpness", VERDICTS["sharpness"][0][1], scaled("sharpness", 1.001), 0.001),
-        ("local_rate", VERDICTS["local_rate"][0][1], slower, -0.2),
-        ("stability", VERDICTS["stability"][1][1], reached, 0.2),
-        ("soft_threshold", VERDICTS["soft_threshold"][0][1], scaled("sigma.1", 1.1), 0.09),
-        ("eckart_young", VERDICTS["eckart_young"][1][1], scaled("loss", 0.9), -0.1),
+        ("saxe", VERDICTS["saxe"][0][1], scale_column("mode.2", 1.02), 0.02),
+        ("sharpness", VERDICTS["sharpness"][0][1], scale_column("sharpness", 1.001), 0.001),
+        ("local_rate", VERDICTS["local_rate"][0][1], slow_down, -0.2),
+        ("stability", VERDICTS["stability"][1][1], reach_answer, 0.2),
+        ("soft_threshold", VERDICTS["soft_threshold"][0][1], scale_column("sigma.1", 1.1), 0.09),
+        ("eckart_young", VERDICTS["eckart_young"][1][1], scale_column("loss", 0.9), -0.1),
         (
             "noise_floor",
             VERDICTS["noise_floor"][0][1],
-            scaled("relative_error", 3.0),
+            scale_column("relative_error", 3.0),
             3 * 1.0714 - 1,
         ),
     ],
 )
-def test_what_contradicts_theory_deviates_by_as_much(oracle, line, change, deviation):
-    row = judge_again(line, change)
+def test_the_deviation_is_the_size_of_the_contradiction(oracle, line, change, deviation):
+    row = judge_changed(line, change)
     assert row.tags[f"oracle.{oracle}"] == "deviates"
     assert row.values[f"deviation.{oracle}"] == pytest.approx(deviation, rel=0.1)
 
 
-def test_theory_s_curves_stand_beside_the_measures():
-    row = judged(*SAXE, "steps=8000", "lr=1e-3")
+def test_curves_of_theory_are_columns_beside_the_measures():
+    row = solve_line(*SAXE, "steps=8000", "lr=1e-3")
     t = 1e-3 * row.trajectory["step"]
     for i, s in enumerate((4, 2, 1, 0.5), 1):
         expected = s * np.exp(2 * s * t) / (np.exp(2 * s * t) - 1 + s / 1e-3)
@@ -390,20 +401,20 @@ def test_theory_s_curves_stand_beside_the_measures():
 
 
 def test_saxe_s_deviation_is_what_another_program_measured():
-    row = judged(*SAXE, "steps=1400", "lr=1e-3", f"record.steps={list(range(800, 1400, 10))}")
+    row = solve_line(*SAXE, "steps=1400", "lr=1e-3", f"record.steps={list(range(800, 1400, 10))}")
     assert row.values["deviation.saxe"] == pytest.approx(3.12e-3, abs=1e-5)
 
 
-def test_scaled_descent_contracts_at_one_minus_its_rate_whatever_the_condition():
+def test_contraction_of_scaled_descent_is_one_minus_its_rate_at_any_condition():
     for condition in (1, 20):
-        row = judged(*SCALED, f"problem.condition={condition}")
+        row = solve_line(*SCALED, f"problem.condition={condition}")
         assert_allclose(row.trajectory["theory.contraction"], 0.5)
         assert abs(row.values["deviation.local_rate"]) < 2e-3
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 @pytest.mark.parametrize("lr", [1e-3, 1e9])
-def test_a_matrix_of_zeros_and_a_start_that_blows_up_are_judged_too(tmp_path, penalty, lr):
+def test_a_zero_matrix_and_a_start_that_blows_up_are_judged(tmp_path, penalty, lr):
     np.save(tmp_path / "D.npy", np.zeros((6, 5)))
     line = (
         "problem=file",
@@ -412,7 +423,7 @@ def test_a_matrix_of_zeros_and_a_start_that_blows_up_are_judged_too(tmp_path, pe
         f"loss.penalty={penalty}",
         f"lr={lr}",
     )
-    row = judged(*line, "diagnostics=full")
+    row = solve_line(*line, "diagnostics=full")
     assert {tag for tag in row.tags if tag.startswith("oracle.")} == {
         f"oracle.{name}" for name in oracles.ORACLES
     }

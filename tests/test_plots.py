@@ -2,10 +2,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from cases import SYNTHETIC
+from cases import SYNTHETIC, mask_of, solve
 from test_config import composed
 
-from mfgd import plots, problem, sweep
+from mfgd import plots, problem
+from mfgd.batch import load_problem
+from mfgd.sweep_plots import find_varied, overview
 
 MASKED = ("problem=synthetic", "problem.n=8", "problem.m=6", "problem.observed=0.5")
 
@@ -13,8 +15,8 @@ MASKED = ("problem=synthetic", "problem.n=8", "problem.m=6", "problem.observed=0
 @pytest.fixture(scope="module")
 def solved():
     point = composed(*MASKED, "steps=50", "lr=0.1")
-    (row,) = sweep.solve([point])
-    return row, sweep.problem_of(point.problem)
+    (row,) = solve([point])
+    return row, load_problem(point.problem)
 
 
 def test_curves_show_the_trajectory(solved):
@@ -23,13 +25,13 @@ def test_curves_show_the_trajectory(solved):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), row.trajectory[name])
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), row.trajectory["step"])
         assert (axes.get_xscale(), axes.get_yscale()) == ("symlog", "log")
-    heldout = plots.curves(row).axes[1].lines[1]  # this one is observed in part
+    heldout = plots.curves(row).axes[1].lines[1]  # half of the entries are observed
     assert heldout.get_label() == "held out"
     np.testing.assert_array_equal(heldout.get_ydata(), row.trajectory["heldout_error"])
 
 
-def test_curves_carry_the_optimum():
-    (row,) = sweep.solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
+def test_curves_show_the_optimum():
+    (row,) = solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
     _, optimum = plots.curves(row).axes[0].lines
     assert optimum.get_label() == "theory"
     point = problem.synthetic(
@@ -42,12 +44,12 @@ def test_curves_carry_the_optimum():
 def test_spectrum_shows_measured_and_true_singular_values(solved):
     row, given = solved
     lines = plots.spectrum(row, given).axes[0].lines
-    true = np.linalg.svd(given.truth.numpy(), compute_uv=False)
+    true = np.linalg.svd(given.truth.target.numpy(), compute_uv=False)
     assert [line.get_ydata()[0] for line in lines[1::2]] == pytest.approx(true[:2])
     np.testing.assert_array_equal(lines[0].get_ydata(), row.trajectory["sigma.1"])
 
 
-def test_dynamics_lays_theory_over_what_was_measured():
+def test_dynamics_draws_theory_over_measurements():
     line = (
         "problem=synthetic",
         "problem.rank=2",
@@ -56,7 +58,7 @@ def test_dynamics_lays_theory_over_what_was_measured():
         "lr=0.5",
         "steps=300",
     )
-    (row,) = sweep.solve([composed(*line, "problem.n=20", "problem.m=15", "diagnostics=full")])
+    (row,) = solve([composed(*line, "problem.n=20", "problem.m=15", "diagnostics=full")])
     modes, apart, contraction, sharpness = plots.dynamics(row).axes
     np.testing.assert_array_equal(modes.lines[1].get_ydata(), row.trajectory["mode.2"])
     assert len(modes.lines) == 2  # as many as the rank
@@ -75,7 +77,7 @@ def test_dynamics_lays_theory_over_what_was_measured():
 def test_heat_maps_leave_missing_entries_out(solved):
     row, given = solved
     images = [axes.images[0].get_array() for axes in plots.matrices(row, given).axes[:3]]
-    hidden = (given.mask == 0).numpy()
+    hidden = (mask_of(given) == 0).numpy()
     np.testing.assert_array_equal(images[0].mask, hidden)
     np.testing.assert_allclose(images[1], row.factors[0] @ row.factors[1])
     np.testing.assert_array_equal(images[2].mask, hidden)
@@ -83,7 +85,7 @@ def test_heat_maps_leave_missing_entries_out(solved):
 
 def test_pictures_keep_the_scale_of_D():
     D = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    pictures = plots.pictures(problem.of(D), (D, torch.eye(2, dtype=D.dtype)))
+    pictures = plots.pictures(problem.from_matrix(D), (D, torch.eye(2, dtype=D.dtype)))
     assert pictures["D_hat"].shape == (256, 256, 3)
     low, high = pictures["D_hat"][0, 0], pictures["D_hat"][0, -1]
     assert (tuple(low), tuple(high)) == ((68, 1, 84), (253, 231, 36))  # the ends of viridis
@@ -94,7 +96,7 @@ def test_pictures_keep_the_scale_of_D():
 def test_pictures_of_any_shape(shape):
     D = torch.rand(shape, dtype=torch.float64)
     picture = plots.pictures(
-        problem.of(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype))
+        problem.from_matrix(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype))
     )["D_hat"]
     assert max(picture.shape) <= 600
     assert (picture == 204).all()
@@ -109,7 +111,7 @@ def test_overview_has_a_panel_for_each_setting():
     runs = frame(params__lr=lrs, params__rank=["1", "1", "10", "10"] * 2, params__loss=losses)
     runs["metrics.final_relative_error"] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, np.nan]
     runs["tags.outcome"] = ["budget"] * 6 + ["converged", "diverged"]
-    huber, squared, *_ = plots.overview(runs).axes
+    huber, squared, *_ = overview(runs).axes
     assert (huber.get_title(), squared.get_title()) == ("loss huber", "loss squared")
     assert [label.get_text() for label in huber.get_xticklabels()] == ["0.01", "0.1"]
     assert [label.get_text() for label in huber.get_yticklabels()] == ["1", "10"]
@@ -123,12 +125,12 @@ def test_overview_has_a_panel_for_each_setting():
 def test_overview_of_few_axes(columns):
     runs = frame(run_id=["a", "b", "c"], **columns)
     runs["tags.outcome"], runs["metrics.final_relative_error"] = "diverged", np.nan
-    assert len(plots.overview(runs).axes) == 1
+    assert len(overview(runs).axes) == 1
     runs["tags.outcome"], runs["metrics.final_relative_error"] = "budget", [0.1, 0.2, 0.3]
-    assert len(plots.overview(runs).axes) == 2
+    assert len(overview(runs).axes) == 2
 
 
-def test_swept_names_what_varies_and_not_what_follows():
+def test_find_varied_leaves_out_params_that_follow_from_others():
     runs = pandas.DataFrame(
         {
             "params.rank": ["1", "2", "1"],
@@ -137,4 +139,4 @@ def test_swept_names_what_varies_and_not_what_follows():
         }
         | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
     )
-    assert plots.swept(runs) == ["rank", "loss"]
+    assert find_varied(runs) == ["rank", "loss"]

@@ -1,4 +1,4 @@
-"""At which steps a run is measured, and what it leaves behind."""
+"""At which steps a run is measured, and what a run leaves behind."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def test_every_option_is_here():
     assert options("record") == {"geometric"}
 
 
-# Schedule
+# Records
 
 
 @given(budget=st.integers(1, 10**7), points=st.integers(1, 200), snapshots=st.integers(0, 300))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_schedule(budget, points, snapshots):
+def test_records_and_snapshots(budget, points, snapshots):
     records, kept = geometric(points=points, steps=None, snapshots=snapshots)(budget)
     assert (records[0], records[-1]) == (0, budget)
     assert all(type(step) is int for step in records)
@@ -38,7 +38,7 @@ def test_schedule(budget, points, snapshots):
 
 @pytest.mark.parametrize(("budget", "points"), [(10_000, 40), (10**6, 100), (500, 20)])
 def test_records_are_even_on_a_logarithmic_axis(budget, points):
-    steps = np.array(geometric(points=points, steps=None, snapshots=0)(budget).records[1:])
+    steps = np.array(geometric(points=points, steps=None, snapshots=0)(budget).steps[1:])
     late = steps[steps > 100]
     ratio = budget ** (1 / (points - 2))
     assert_allclose(late[1:] / late[:-1], ratio, rtol=0.02)
@@ -50,7 +50,7 @@ def test_records_are_even_on_a_logarithmic_axis(budget, points):
     [([5], [0, 5, 10]), ([], [0, 10]), ([10, 0, 3, 3], [0, 3, 10]), ([9, 1], [0, 1, 9, 10])],
 )
 def test_explicit_steps_win_over_points(steps, expected):
-    assert geometric(points=7, steps=steps, snapshots=0)(10).records == expected
+    assert geometric(points=7, steps=steps, snapshots=0)(10).steps == expected
 
 
 def test_a_step_beyond_the_budget_is_refused():
@@ -151,7 +151,7 @@ def test_seconds_are_the_solver_s_and_a_share_of_the_batch(monkeypatch):
         assert_allclose(row.trajectory["seconds"], np.arange(1, len(RECORDS) + 1))
 
 
-def made(outcome: str, losses: list[float]) -> Row:
+def make_row(outcome: str, losses: list[float]) -> Row:
     count = len(losses)
     columns = {"step": 10 * np.arange(count), "seconds": np.linspace(0, 0.5, count), "loss": losses}
     trajectory = {name: np.array(values, dtype=float) for name, values in columns.items()}
@@ -189,13 +189,13 @@ def made(outcome: str, losses: list[float]) -> Row:
     ],
 )
 def test_summary(outcome, losses, tolerance, expected):
-    summary = made(outcome, losses).summary(tolerance)
+    summary = make_row(outcome, losses).summary(tolerance)
     assert_array_equal([summary[name] for name in expected], [*expected.values()])
     always = {"final_loss", "final_relative_error", "best_loss", "steps_run", "solve_seconds"}
     assert set(summary) == always | ({"steps_to_tolerance"} if outcome == "converged" else set())
 
 
-def ended(**columns) -> Row:
+def row_of_columns(**columns) -> Row:
     """A run in double precision with the given columns at steps 0, 10, 20 …"""
     count = len(next(iter(columns.values())))
     steps = {
@@ -210,16 +210,18 @@ def ended(**columns) -> Row:
 def test_contraction_of_a_geometric_sequence():
     errors = 0.9 ** (10 * np.arange(5))
     assert_allclose(
-        ended(relative_error=errors).contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12
+        row_of_columns(relative_error=errors).contraction(),
+        [np.nan, 0.9, 0.9, 0.9, 0.9],
+        rtol=1e-12,
     )
-    # Of the loss the root counts: it is quadratic in the distance.
-    gap = ended(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(5))
+    # The root of the loss counts: the loss is quadratic in the distance.
+    gap = row_of_columns(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(5))
     assert_allclose(gap.contraction(), [np.nan, 0.9, 0.9, 0.9, 0.9], rtol=1e-12)
 
 
-def test_what_rounding_has_eaten_does_not_contract():
+def test_no_contraction_of_what_is_only_rounding():
     errors = np.array([1.0, 1e-3, 1e-15, 1e-16])
-    gap = ended(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(4))
+    gap = row_of_columns(loss=3 + errors**2, loss_gap=errors**2, relative_error=np.zeros(4))
     assert_array_equal(np.isnan(gap.contraction()), [True, False, True, True])
 
 
@@ -230,7 +232,9 @@ def test_half_time_on_saxe_s_curve(s, start):
     rate = 0.02
     curve = s / (1 + (s / start - 1) * np.exp(-rate * t))
     expected = np.log(s / start - 1) / rate
-    assert ended(**{"mode.1": curve}).half_time("mode.1", s) == pytest.approx(expected, rel=1e-10)
+    assert row_of_columns(**{"mode.1": curve}).half_time("mode.1", s) == pytest.approx(
+        expected, rel=1e-10
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,14 +247,16 @@ def test_half_time_on_saxe_s_curve(s, start):
     ],
 )
 def test_half_time_off_the_curve(values, expected):
-    assert_allclose(ended(**{"mode.1": values}).half_time("mode.1", 2.0), expected)
+    assert_allclose(row_of_columns(**{"mode.1": values}).half_time("mode.1", 2.0), expected)
 
 
-def test_early_stop_is_the_least_error_held_out_where_there_is_one():
+def test_early_stop_is_at_the_least_heldout_error_if_there_is_one():
     error = [3.0, 1.0, 2.0, np.inf]
-    assert ended(relative_error=error).early_stop() == (10, 1)
-    assert ended(relative_error=error, heldout_error=[3.0, 2.0, 1.5, np.nan]).early_stop() == (
+    assert row_of_columns(relative_error=error).early_stop() == (10, 1)
+    assert row_of_columns(
+        relative_error=error, heldout_error=[3.0, 2.0, 1.5, np.nan]
+    ).early_stop() == (
         20,
         1.5,
     )
-    assert np.isnan(ended(relative_error=[np.nan, np.inf]).early_stop()).all()
+    assert np.isnan(row_of_columns(relative_error=[np.nan, np.inf]).early_stop()).all()

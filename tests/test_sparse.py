@@ -1,11 +1,23 @@
-"""A problem kept sparse against the same one kept dense: the same draws, numbers, steps and errors."""
+"""A problem kept sparse against the same one kept dense: the same draws, numbers, steps and
+errors."""
 
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from cases import INITS, LOSSES, SYNTHETIC, factors, loss, optimizer, sparsely
+from cases import (
+    INITS,
+    LOSSES,
+    SYNTHETIC,
+    factors,
+    loss,
+    make_problem,
+    mask_of,
+    optimizer,
+    solve,
+    sparsely,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse.linalg import svds
 from test_config import composed
@@ -14,20 +26,24 @@ import mfgd
 from mfgd import (
     Objective,
     Problem,
+    draws,
     init,
+    lanczos,
     metrics,
-    oracles,
+    plan,
     plots,
     problem,
     sparse,
-    sweep,
-    tracking,
+    theory,
 )
 from mfgd import (
     optimizer as methods,
 )
+from mfgd.batch import load_problem
+from mfgd.dense import MaskedEntries
 from mfgd.descent import descent
-from mfgd.objective import product
+from mfgd.kernel import product
+from mfgd.sparse import ListedEntries
 
 SHAPE = N, M = 60, 50
 KEYS = SYNTHETIC | {"n": N, "m": M, "observed": 0.3, "noise": 0.1}
@@ -40,6 +56,11 @@ def twins(**keys) -> tuple[Problem, Problem]:
     dense = problem.synthetic(**KEYS | keys)
     with sparsely():
         return dense, problem.synthetic(**KEYS | keys)
+
+
+def matrix(given: Problem) -> torch.Tensor:
+    """The sparse matrix of listed entries."""
+    return given.observation.matrix
 
 
 def close(found, expected) -> None:
@@ -62,47 +83,47 @@ def test_how_a_problem_is_kept_moves_no_draw(keys):
     if "snr" in keys:
         keys = keys | {"noise": 0.0}
     dense, given = twins(**keys)
-    assert given.D.layout == torch.sparse_csr
-    assert (given.mask, given.complete, dense.complete) == (None, False, False)
-    assert_allclose(given.D.to_dense(), dense.D, atol=1e-15)
-    assert_array_equal(given.D.to_dense() != 0, dense.mask == 1)
+    assert isinstance(given.observation, ListedEntries)
+    assert (given.complete, dense.complete) == (False, False)
+    assert_allclose(matrix(given).to_dense(), dense.D, atol=1e-15)
+    assert_array_equal(matrix(given).to_dense() != 0, mask_of(dense) == 1)
     assert given.count == int(dense.count)
     assert given.draws == dense.draws
     assert given.noise == (dense.noise and pytest.approx(dense.noise, rel=1e-12))
     assert given.rank == dense.rank
-    assert_allclose(given.truth[0] @ given.truth[1], dense.truth, atol=1e-15)
+    assert_allclose(given.truth.left @ given.truth.right, dense.truth.target, atol=1e-15)
     assert_allclose(given.spectrum, dense.spectrum[:3], rtol=1e-12)
     if dense.heldout is None:
         assert given.heldout is None
     else:
-        assert_allclose(given.heldout.to_dense(), dense.heldout.nan_to_num(), atol=1e-15)
+        assert_allclose(given.heldout.matrix.to_dense(), dense.heldout.target, atol=1e-15)
 
 
 def test_what_is_kept_sparse():
-    assert sparse.suits(1024, 1024, 104_857)
-    assert not sparse.suits(1024, 1024, 104_858)
-    assert not sparse.suits(1023, 1024, 10)
+    assert sparse.use_sparse(1024, 1024, 104_857)
+    assert not sparse.use_sparse(1024, 1024, 104_858)
+    assert not sparse.use_sparse(1023, 1024, 10)
     large = problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 5000})
-    assert large.D.layout == torch.sparse_csr
+    assert isinstance(large.observation, ListedEntries)
     assert large.count == 5000
-    assert (
-        problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 0.2}).D.layout
-        == torch.strided
-    )
+    many = problem.synthetic(**KEYS | {"n": 1100, "m": 1000, "observed": 0.2})
+    assert isinstance(many.observation, MaskedEntries)
 
 
 def test_entries_that_are_zero_are_entries():
     with sparsely():
-        given = problem.of([[0.0, np.nan], [np.nan, 2.0]])
+        given = problem.from_matrix([[0.0, np.nan], [np.nan, 2.0]])
     assert given.count == 2
-    assert_array_equal(given.entries, [0, 2])
+    assert_array_equal(given.D, [0, 2])
 
 
 def test_another_dtype():
     _, given = twins(heldout=0.2)
     moved = given.to(torch.float32, "cpu")
-    assert {X.dtype for X in (moved.D, moved.heldout, *moved.truth)} == {torch.float32}
-    assert_allclose(moved.entries, given.entries, rtol=1e-7)
+    assert {
+        X.dtype for X in (moved.D, moved.heldout.target, moved.truth.left, moved.truth.right)
+    } == {torch.float32}
+    assert_allclose(moved.D, given.D, rtol=1e-7)
 
 
 @LEADS
@@ -117,8 +138,8 @@ def test_objective_and_gradient(lead, depth, name, reduction):
     made = factors(lead, depth, n=N, m=M)
     close([given.value(made)], [dense.value(made)])
     close(given.gradient(made), dense.gradient(made))
-    close(given.with_room(made).gradient(made, 1), dense.gradient(made, 1))
-    mask = dense.problem.mask == 1
+    close(given.preallocate(made).gradient(made, 1), dense.gradient(made, 1))
+    mask = mask_of(dense.problem) == 1
     assert_allclose(
         given.residual(made).flatten(),
         dense.residual(made)[..., mask].flatten(),
@@ -131,8 +152,8 @@ def test_objective_and_gradient(lead, depth, name, reduction):
 def test_gradient_is_autograd_s(depth):
     _, given = twins()
     made = tuple(W.requires_grad_() for W in factors((), depth, n=N, m=M))
-    rows, columns = given.pattern.rows, given.pattern.columns
-    R = product(made)[rows, columns] - given.entries
+    rows, columns = given.observation.rows, given.observation.columns
+    R = product(made)[rows, columns] - given.D
     torch.log(torch.cosh(R)).sum().backward()
     found = Objective(given, loss("logcosh")).gradient(tuple(W.detach() for W in made))
     close(found, [W.grad for W in made])
@@ -142,7 +163,7 @@ def test_gradient_is_autograd_s(depth):
 @pytest.mark.parametrize("name", ["squared", "logcosh"])
 def test_sharpness(lead, name):
     made = factors(lead, n=N, m=M)
-    values = [metrics.sharpness(Objective(p, loss(name, penalty=0.1)), made) for p in twins()]
+    values = [lanczos.sharpness(Objective(p, loss(name, penalty=0.1)), made) for p in twins()]
     assert_allclose(values[1], values[0], rtol=1e-9)
 
 
@@ -160,7 +181,7 @@ def test_errors(lead, depth, heldout):
 def test_errors_near_the_truth_keep_their_digits():
     """From Gram matrices, ‖D̂‖² − 2⟨D̂, D*⟩ + ‖D*‖², an error below 1e-8 would be rounding."""
     _, given = twins(noise=0.0)
-    A, B = given.truth
+    A, B = given.truth.left, given.truth.right
     moved = (A * (1 + 1e-11), B)
     assert_allclose(metrics.relative_error(given, moved), 1e-11, rtol=1e-4)
 
@@ -176,7 +197,7 @@ def test_errors_of_given_data(tmp_path):
     with sparsely():
         given = problem.file(**arguments)
     made = factors(n=N, m=M)
-    assert given.D.layout == torch.sparse_csr
+    assert isinstance(given.observation, ListedEntries)
     for error in (metrics.relative_error, metrics.heldout_error):
         assert_allclose(error(given, made), error(dense, made), rtol=1e-12)
 
@@ -188,8 +209,8 @@ def test_steps(name):
     if name == "mu":
         dense, given = pair
         pair = (
-            Problem(dense.D.abs(), dense.mask),
-            Problem(given.pattern.filled(given.entries.abs())),
+            make_problem(dense.D.abs(), mask_of(dense)),
+            Problem(ListedEntries(given.observation.fill(given.D.abs()))),
         )
     start = tuple(W.abs() for W in factors((1,), n=N, m=M))
     ends = []
@@ -207,14 +228,14 @@ def test_mu_refuses_negative_entries():
         methods.mu().check(Objective(given, loss("squared")), start)
 
 
-def test_largest_and_oracles():
+def test_top_singular_value_and_theory():
     dense, given = twins()
-    assert_allclose(given.largest, np.linalg.norm(dense.D.numpy(), 2), rtol=1e-10)
-    for oracle in (oracles.curvature, partial(oracles.rate_unit, depth=2)):
+    assert_allclose(given.top_singular_value, np.linalg.norm(dense.D.numpy(), 2), rtol=1e-10)
+    for oracle in (theory.curvature, partial(theory.rate_unit, depth=2)):
         assert_allclose(oracle(given, loss("huber")), oracle(dense, loss("huber")), rtol=1e-10)
-    assert np.isnan(oracles.optimum(given, loss("squared"), 3))
-    assert np.isnan(oracles.rate_limit(given, loss("squared"), 2))
-    assert oracles.optimum(twins(noise=0.0)[1], loss("squared"), 3) == 0
+    assert np.isnan(theory.optimum(given, loss("squared"), 3))
+    assert np.isnan(theory.rate_limit(given, loss("squared"), 2))
+    assert theory.optimum(twins(noise=0.0)[1], loss("squared"), 3) == 0
 
 
 @pytest.mark.parametrize("rank", [3, M])
@@ -231,27 +252,26 @@ def test_spectral_start(rank):
 )
 def test_other_starts_are_the_same(name):
     starts = [
-        getattr(init, name)(**INITS[name].keys)(p, (N, 3, M), problem.stream("init", 0))
+        getattr(init, name)(**INITS[name].keys)(p, (N, 3, M), draws.stream("init", 0))
         for p in twins()
     ]
     assert all(torch.equal(*pair) for pair in zip(*starts, strict=True))
 
 
-def test_pictures_are_means_over_cells(monkeypatch):
-    monkeypatch.setattr(plots, "PIXELS", 10)
+def test_pictures_are_means_over_cells():
     dense, given = twins()
     made = factors(n=N, m=M)
-    D, estimate, residual = plots._shown(given, made)
+    D, estimate, residual = given.observation.picture(made, 10)
     whole = product(made).numpy()
-    seen = np.where(dense.mask == 1, dense.D, np.nan)
+    seen = np.where(mask_of(dense) == 1, dense.D, np.nan)
     for found, X in ((D, seen), (estimate, whole), (residual, whole - seen)):
         cells = X.reshape(10, 6, 10, 5).transpose(0, 2, 1, 3).reshape(10, 10, -1)
         assert_allclose(found, np.nanmean(cells, -1), rtol=1e-10)
 
 
-def test_cells_without_an_entry_are_grey(monkeypatch):
+def test_cells_without_an_entry_are_grey():
     _, given = twins(observed=5)
-    D, _, residual = plots._shown(given, factors(n=N, m=M))
+    D, _, residual = given.observation.picture(factors(n=N, m=M), plots.PIXELS)
     assert np.isnan(D).sum() == np.isnan(residual).sum() == N * M - 5
     assert (plots.pictures(given, factors(n=N, m=M))["residual"] == 204).all(-1).sum() > 0
 
@@ -273,12 +293,12 @@ def solved():
         composed(*LINE, *more, "rank=3", "init=orthogonal", "steps=5", "lr=20", "record.steps=[]")
         for more in lines
     ]
-    return points, [sweep.solve([point])[0] for point in points]
+    return points, [solve([point])[0] for point in points]
 
 
 def test_each_run_is_a_batch_of_its_own(solved):
     points, rows = solved
-    assert sweep.batches(points) == [[0], [1], [2]]
+    assert plan.group_points(points) == [[0], [1], [2]]
     for row in rows:
         assert row.outcome == "budget"
         assert np.isfinite(row.trajectory["heldout_error"]).all()
@@ -289,18 +309,18 @@ def test_each_run_is_a_batch_of_its_own(solved):
 def test_the_matrix_that_is_kept_can_be_read_back(solved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (point, *_), (row, *_) = solved
-    given = sweep.problem_of(point.problem)
+    given = load_problem(point.problem)
     store = point.tracking()
-    store.open()
-    store.expected = 1
+    store.open(None)
+    store.expect(1)
     run = mfgd.load_run(store.write(point, row, given))
     D = run.matrices["D"]
     assert D.layout == torch.sparse_csr
     assert D.shape == given.shape
-    assert torch.equal(D.values(), given.entries)
-    assert torch.equal(D.to_dense(), given.D.to_dense())
+    assert torch.equal(D.values(), given.D)
+    assert torch.equal(D.to_dense(), matrix(given).to_dense())
     assert set(run.matrices) == {"C", "F", "D"}
-    assert not set(tracking.COMPRESSED) & set(run.matrices)
+    assert not set(sparse.ARRAYS) & set(run.matrices)
 
 
 def test_ratings_of_many_users_and_items(tmp_path):
@@ -316,8 +336,10 @@ def test_ratings_of_many_users_and_items(tmp_path):
     assert given.shape == (1100, 1000)
     expected = np.zeros((1100, 1000))
     expected.flat[flat] = rating
-    assert_array_equal(given.D.to_dense(), expected)
-    assert_allclose(given.largest, svds(expected, 1, return_singular_vectors=False)[0], rtol=1e-10)
+    assert_array_equal(matrix(given).to_dense(), expected)
+    assert_allclose(
+        given.top_singular_value, svds(expected, 1, return_singular_vectors=False)[0], rtol=1e-10
+    )
     split = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.2, seed=0)
-    assert_array_equal(split.D.to_dense() + split.heldout.to_dense(), expected)
-    assert split.heldout.values().numel() == round(0.2 * len(flat))
+    assert_array_equal((matrix(split) + split.heldout.matrix).to_dense(), expected)
+    assert split.heldout.count == round(0.2 * len(flat))

@@ -1,16 +1,21 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import torch
-from cases import OBSERVATION
+from cases import OBSERVATION, mask_of, solve
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from test_config import composed
 
 import mfgd
-from mfgd import problem, sweep, tracking
+from mfgd import plan, problem, runner
+from mfgd.batch import load_problem
+from mfgd.config import Component
+from mfgd.mlflow_client import hide_password
 from mfgd.types import Refused
 
 SERIES = {
@@ -29,6 +34,16 @@ SINGLE = {"final_loss", "final_relative_error", "best_loss", "steps_run", "solve
 @pytest.fixture
 def runs(store) -> pandas.DataFrame:
     return mfgd.load_runs(experiment="demo").dropna(subset="parent")
+
+
+def track(*overrides: str, **changes):
+    """Solves and writes one run; its point, row and id."""
+    point = replace(composed(*overrides), **changes)
+    (row,) = solve([point])
+    tracker = point.tracking()
+    tracker.open(None)
+    tracker.expect(1)
+    return point, row, tracker.write(point, row, load_problem(point.problem))
 
 
 def one(runs, **params):
@@ -99,15 +114,15 @@ def test_history_has_the_steps_of_the_trajectory(store, runs):
     assert [point.value for point in history] == trajectory["relative_error"].tolist()
 
 
-def test_a_large_sweep_logs_what_its_budget_of_points_allows(store):
+def test_a_large_sweep_logs_within_its_budget_of_points(store):
     point = composed(
         "steps=500", "tracking.experiment=many", "tracking.points=4000", "tracking.figures=50"
     )
-    (row,) = sweep.solve([point])
-    place = point.tracking()
-    place.open()
-    place.expected = 100
-    run_id = place.write(point, row, sweep.problem_of(point.problem))
+    (row,) = solve([point])
+    tracker = point.tracking()
+    tracker.open(None)
+    tracker.expect(100)
+    run_id = tracker.write(point, row, load_problem(point.problem))
     client = MlflowClient(store)
     steps = {name: [p.step for p in client.get_metric_history(run_id, name)] for name in SERIES}
     assert {len(steps[name]) for name in SERIES - {"loss", "relative_error"}} == {1}
@@ -143,23 +158,14 @@ def test_artifacts(store, runs):
 
 
 def test_matrices_come_back_bit_for_bit(store):
-    point = composed(
-        "problem=synthetic",
-        "problem.observed=0.5",
-        "steps=20",
-        "tracking.experiment=bits",
-        "dtype=float32",
-    )
-    (row,) = sweep.solve([point])
-    place = point.tracking()
-    place.open()
-    run_id = place.write(point, row, sweep.problem_of(point.problem))
+    line = ("problem=synthetic", "problem.observed=0.5", "steps=20", "dtype=float32")
+    point, row, run_id = track(*line, "tracking.experiment=bits")
     config, trajectory, matrices = mfgd.load_run(run_id)
     assert torch.equal(matrices["C"], row.factors[0])
     assert torch.equal(matrices["F"], row.factors[1])
     assert matrices["C"].dtype == torch.float32
-    solved = sweep.problem_of(point.problem)
-    assert torch.equal(matrices["D"].isnan(), solved.mask == 0)
+    solved = load_problem(point.problem)
+    assert torch.equal(matrices["D"].isnan(), mask_of(solved) == 0)
     assert torch.equal(matrices["D"].nan_to_num(), solved.D.float())
     for name, values in row.trajectory.items():
         assert trajectory[name].to_numpy().astype(float).tobytes() == values.tobytes()
@@ -175,49 +181,30 @@ def test_a_deep_run_comes_back_and_goes_on(store):
         "steps=20",
         "tracking.experiment=deep",
     )
-    first = composed(*line)
-    (row,) = sweep.solve([first])
-    place = first.tracking()
-    place.open()
-    run_id = place.write(first, row, sweep.problem_of(first.problem))
+    *_, run_id = track(*line)
     matrices = mfgd.load_run(run_id).matrices
     assert {name for name in matrices if name != "D"} == {"W1", "W2", "W3"}
     (path,) = Path().glob(f"mlartifacts/*/{run_id}/artifacts/matrices.safetensors")
-    (further,) = sweep.solve([composed(*line, "init=file", f"init.path={path}", "init.scale=1.0")])
-    (whole,) = sweep.solve([composed(*line, "steps=40")])
+    (further,) = solve([composed(*line, "init=file", f"init.path={path}", "init.scale=1.0")])
+    (whole,) = solve([composed(*line, "steps=40")])
     assert all(torch.equal(W, V) for W, V in zip(further.factors, whole.factors, strict=True))
     with pytest.raises(Refused, match=f"^init.path={path}: no array C in it; allowed are C, F"):
-        sweep.batches([composed(*line, "depth=2", "init=file", f"init.path={path}")])
+        plan.group_points([composed(*line, "depth=2", "init=file", f"init.path={path}")])
 
 
 def test_heldout_error_and_steps_to_tolerance(store):
-    line = (
-        "problem=synthetic",
-        "problem.observed=0.6",
-        "steps=3000",
-        "lr=0.2",
-        "tolerance=1e-2",
-        "rank=5",
-    )
-    point = composed(*line, "init.scale=0.1", "tracking.experiment=heldout", "tracking.figures=0")
-    (row,) = sweep.solve([point])
+    line = ("problem=synthetic", "problem.observed=0.6", "steps=3000", "lr=0.2", "rank=5")
+    keys = ("init.scale=0.1", "tolerance=1e-2", "tracking.experiment=heldout", "tracking.figures=0")
+    _, row, _ = track(*line, *keys)
     assert row.outcome == "converged"
-    place = point.tracking()
-    place.open()
-    place.write(point, row, sweep.problem_of(point.problem))
     run = mfgd.load_runs(experiment="heldout").iloc[0]
     assert run["metrics.steps_to_tolerance"] == run["metrics.steps_run"] < 3000
     assert run["metrics.heldout_error"] == row.trajectory["heldout_error"][-1]
 
 
 def test_verdicts_are_tags_and_theory_stands_beside_the_measures(store):
-    point = composed(
-        "problem=synthetic", "problem.noise=0.1", "steps=30", "tracking.experiment=theory"
-    )
-    (row,) = sweep.solve([point])
-    place = point.tracking()
-    place.open()
-    run_id = place.write(point, row, sweep.problem_of(point.problem))
+    line = ("problem=synthetic", "problem.noise=0.1", "steps=30", "tracking.experiment=theory")
+    _, row, run_id = track(*line)
     run = mfgd.load_runs(experiment="theory").iloc[0]
     assert run["tags.oracle.eckart_young"] == "deviates"
     assert run["tags.oracle.saxe"] == "not applicable"
@@ -228,7 +215,46 @@ def test_verdicts_are_tags_and_theory_stands_beside_the_measures(store):
     ]
 
 
-def test_reading_what_is_not_there(store):
+def residuals(row, problem, *, width):
+    figure = Figure()
+    figure.subplots().hist((row.factors[0] @ row.factors[1] - problem.D).flatten(), width)
+    return figure
+
+
+def unreadable(row, problem):
+    figure = Figure()
+    figure.suptitle("$\\nosuchsymbol$")  # raises when the figure is saved
+    return figure
+
+
+def test_a_users_own_figure_is_drawn_beside_the_others(store):
+    own = (("spread", Component("spread", "f.residuals", residuals, (("width", 4),))),)
+    *_, run_id = track("steps=9", "tracking.experiment=figures", figures=own)
+    names = [file.path for file in MlflowClient(store).list_artifacts(run_id, "figures")]
+    assert {"figures/spread.png", "figures/curves.png"} <= set(names)
+    *_, run_id = track("steps=9", "tracking.experiment=figures", "tracking.figures=0", figures=own)
+    assert MlflowClient(store).list_artifacts(run_id, "figures") == []
+
+
+def test_a_figure_that_raises_fails_its_run_alone(store):
+    line = ("steps=9", "tracking.experiment=raises")
+    broken = (("bad", Component("bad", "f.unreadable", unreadable, ())),)
+    points = [composed(*line, "seed=1"), replace(composed(*line, "seed=2"), figures=broken)]
+    tracker = points[0].tracking()
+    tracker.open(None)
+    finished = []
+    runner.run_batch(list(enumerate(points)), tracker, finished.append)
+    assert [run.failed for run in finished] == [False, True]
+    runs = mfgd.load_runs(experiment="raises").set_index("params.seed")
+    assert runs["status"].to_dict() == {"1": "FINISHED", "2": "FAILED"}
+    assert runs["tags.outcome"].to_dict() == {"1": "budget", "2": "error"}
+    (path,) = Path().glob(f"mlartifacts/*/{finished[1].run_id}/artifacts/traceback.txt")
+    text = path.read_text()
+    assert "nosuchsymbol" in text
+    assert "DrawingError: figures.bad=f.unreadable" in text
+
+
+def test_missing_runs_and_experiments_are_refused(store):
     with pytest.raises(Refused, match="run nothing"):
         mfgd.load_run("nothing")
     with pytest.raises(Refused, match="experiment nowhere: none of that name"):
@@ -236,4 +262,4 @@ def test_reading_what_is_not_there(store):
 
 
 def test_passwords_are_not_printed():
-    assert tracking._public("https://me:secret@example.org/x") == "https://me:***@example.org/x"
+    assert hide_password("https://me:secret@example.org/x") == "https://me:***@example.org/x"

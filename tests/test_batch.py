@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import solve
 from test_config import composed
 
-from mfgd import sweep
+from mfgd import batch, plan
 from mfgd.types import Refused
 
 SYNTHETIC = (
@@ -31,18 +32,18 @@ def test_runs_of_equal_identity_and_shape_share_a_batch():
         "init=normal",
         "problem.seed=1",
     )
-    assert sweep.batches(points) == [[0, 2, 5, 6], [1], [3, 4]]
+    assert plan.group_points(points) == [[0, 2, 5, 6], [1], [3, 4]]
 
 
 def test_batches_fit_their_bytes():
     points = grid(
         *[f"seed={seed} batch_bytes={(2 * 12 * 9 + 3 * 2 * (12 + 9)) * 8 * 2}" for seed in range(5)]
     )
-    assert sweep.batches(points) == [[0, 1], [2, 3], [4]]
+    assert plan.group_points(points) == [[0, 1], [2, 3], [4]]
 
 
 def test_masked_and_full_problems_do_not_mix():
-    assert sweep.batches(
+    assert plan.group_points(
         grid("problem.observed=0.5", "problem.observed=0.6", "problem.observed=1.0")
     ) == [[0, 1], [2]]
 
@@ -76,19 +77,20 @@ COMPANY = [
 def alone_and_together(monkeypatch, line: str, steps: int, others: int = 12):
     """Pairs of rows of the same runs, solved one by one and with others, of which two diverge.
 
-    Alone they have two threads, as a single run of the command has; together one, as a worker of a sweep has.
+    Alone they have two threads, as a single run of the command has; together one, as a worker of a
+    sweep has.
     """
     lines = [f"init.scale=0.1 {line} steps={steps} {other} problem.noise=0.01" for other in COMPANY]
     points = grid(*lines)
-    assert len(sweep.batches([replace(point, batch_bytes=10**9) for point in points])) == 1
+    assert len(plan.group_points([replace(point, batch_bytes=10**9) for point in points])) == 1
     crowd = [replace(points[0], seed=seed) for seed in range(10, 10 + others)]
-    rows = sweep.solve(points + crowd)[: len(points)]
+    rows = solve(points + crowd)[: len(points)]
     assert [row.outcome for row in rows] == ["budget", "diverged", "budget", "budget", "diverged"]
-    monkeypatch.setattr(sweep, "problem_of", sweep.problem_of.__wrapped__)
+    monkeypatch.setattr(batch, "load_problem", batch.load_problem.__wrapped__)
     torch.set_num_threads(2)
     try:
-        pairs = [(sweep.solve([point])[0], row) for point, row in zip(points, rows, strict=True)]
-        return pairs + list(zip(sweep.solve(points[2:4]), rows[2:4], strict=True))
+        pairs = [(solve([point])[0], row) for point, row in zip(points, rows, strict=True)]
+        return pairs + list(zip(solve(points[2:4]), rows[2:4], strict=True))
     finally:
         torch.set_num_threads(1)
 
@@ -115,28 +117,28 @@ def test_larger_runs_alone_and_in_a_batch_agree_to_rounding(monkeypatch, line):
 
 def test_the_same_sweep_twice_gives_identical_matrices():
     points = grid("seed=0", "seed=1")
-    for one, two in zip(sweep.solve(points), sweep.solve(points), strict=True):
+    for one, two in zip(solve(points), solve(points), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.factors, two.factors, strict=True))
 
 
 def test_tolerance_is_held_against_the_excess_loss_or_the_relative_error():
     noisy, exact = grid("problem.noise=0.1 tolerance=1e-3 steps=5000", "tolerance=1e-3 steps=5000")
-    (row,) = sweep.solve([noisy])
+    (row,) = solve([noisy])
     assert row.outcome == "converged"
     assert row.trajectory["excess_loss"][-1] <= 1e-3 < row.trajectory["excess_loss"][-2]
-    (row,) = sweep.solve([exact])
+    (row,) = solve([exact])
     assert row.outcome == "converged"
     assert row.trajectory["relative_error"][-1] <= 1e-3 < row.trajectory["relative_error"][-2]
 
 
 def test_lr_as_a_list_gives_the_first_rates():
     listed, plain = grid("lr=[0.1,0.1,0.1]", "lr=0.1")
-    assert torch.equal(sweep.solve([listed])[0].factors[0], sweep.solve([plain])[0].factors[0])
+    assert torch.equal(solve([listed])[0].factors[0], solve([plain])[0].factors[0])
 
 
 @pytest.mark.parametrize("depth", [3, 4])
 def test_depth(depth):
-    (row,) = sweep.solve(
+    (row,) = solve(
         grid(f"depth={depth} init=balanced init.scale=0.5 lr=0.02 steps=4000 tolerance=1e-6")
     )
     assert [tuple(W.shape) for W in row.factors] == [(12, 2), *[(2, 2)] * (depth - 2), (2, 9)]
@@ -144,14 +146,15 @@ def test_depth(depth):
 
 
 def test_full_diagnostics_add_sharpness():
-    (row,) = sweep.solve(grid("diagnostics=full init=spectral loss.scale=0.5 steps=5"))
-    # At the balanced optimum of ½‖D − CF‖² the sharpness is 2 σ1(D), and σ1 = 1 here (Cohen et al. 2021, appendix).
+    (row,) = solve(grid("diagnostics=full init=spectral loss.scale=0.5 steps=5"))
+    # At the balanced optimum of ½‖D − CF‖² the sharpness is 2 σ1(D), and σ1 = 1 here (Cohen et al.
+    # 2021, appendix).
     assert row.trajectory["sharpness"][0] == pytest.approx(2.0, rel=1e-9)
 
 
 def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
     line = "lr_unit=sigma1 lr=0.5 init=spectral init.scale=0.5 steps=200"
-    rows = sweep.solve(
+    rows = solve(
         grid(
             f"{line} problem.spectrum=[2,1]",
             f"{line} problem.spectrum=[2,1] loss.scale=3.0",
@@ -160,7 +163,7 @@ def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
         )[:2]
     )
     mean, large = (
-        sweep.solve(grid(f"{line} problem.spectrum={spectrum} {more}"))[0]
+        solve(grid(f"{line} problem.spectrum={spectrum} {more}"))[0]
         for spectrum, more in (("[2,1]", "loss.reduction=mean"), ("[20,10]", ""))
     )
     # In ½‖D − CF‖² the unit is 1/σ₁; the plain sum has twice its curvature.
@@ -173,7 +176,7 @@ def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
 
 
 def test_rates_in_units_of_the_sharpness_at_the_start():
-    (row,) = sweep.solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
+    (row,) = solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
     assert row.values["lr_absolute"] == pytest.approx(
         0.9, rel=1e-9
     )  # of ½‖·‖² at the balanced optimum L = 2 σ₁, and σ₁ = 1 here
@@ -181,14 +184,14 @@ def test_rates_in_units_of_the_sharpness_at_the_start():
 
 def test_an_unusable_unit_is_refused():
     with pytest.raises(Refused, match="lr_unit=sigma1 with loss=absolute"):
-        sweep.batches(grid("lr_unit=sigma1 loss=absolute"))
+        plan.group_points(grid("lr_unit=sigma1 loss=absolute"))
 
 
 def test_rates_beyond_the_limit_are_known_before_the_sweep():
     points = grid(
         "lr=0.4", "lr=0.6", "lr=1.1 lr_unit=sigma1", "lr=9 loss=huber", "lr=9 optimizer=momentum"
     )
-    beyond, least = sweep.unstable(points)
+    beyond, least = plan.find_unstable(points)
     assert beyond == [points[1], points[2]]  # σ₁ = 1 and the plain sum of squares: 1/2σ₁
     assert least == pytest.approx(0.5, rel=1e-12)
 
@@ -202,7 +205,7 @@ def test_schedules_and_optimizers_share_batches_by_their_floats():
         "optimizer=scaled_gd optimizer.damping=0.1",
         "optimizer=scaled_gd optimizer.alternating=true",
     )
-    assert sweep.batches(points) == [[0, 1], [2], [3, 4], [5]]
+    assert plan.group_points(points) == [[0, 1], [2], [3, 4], [5]]
 
 
 def test_a_geometric_schedule_of_a_batch_is_that_of_each_run():
@@ -211,26 +214,71 @@ def test_a_geometric_schedule_of_a_batch_is_that_of_each_run():
         "schedule=geometric schedule.decay=0.9",
         "lr=[0.1,0.05]",
     )
-    pair = sweep.solve(points[:2])
+    pair = solve(points[:2])
     for point, row in zip(points, pair, strict=False):
-        (alone,) = sweep.solve([point])
+        (alone,) = solve([point])
         assert all(map(torch.equal, alone.factors, row.factors))
     listed = grid("lr=[" + ",".join(str(0.1 * 0.9**t) for t in range(300)) + "]")
-    (expected,) = sweep.solve(listed)
+    (expected,) = solve(listed)
     for W, X in zip(pair[1].factors, expected.factors, strict=True):
         assert torch.linalg.vector_norm(W - X) <= 1e-13 * torch.linalg.vector_norm(X)
 
 
+def spread(problem, factors, *, width):
+    """A metric of a user's own: the largest entry of D̂ over a width."""
+    return (factors[0] @ factors[-1]).abs().amax((-2, -1)) / width
+
+
+def test_a_metric_of_ones_own_has_a_curve_in_any_batch():
+    own = "+metrics.spread._target_=test_batch.spread +metrics.spread.width="
+    points = grid(f"{own}2.0", f"{own}2.0 seed=1", f"{own}4.0")
+    assert plan.group_points(points) == [[0, 1], [2]]
+    rows = solve(points[:2]) + solve(points[2:])
+    for row, width in zip(rows, (2.0, 2.0, 4.0), strict=True):
+        C, F = (W.numpy() for W in row.factors)
+        assert len(row.trajectory["spread"]) == len(row.trajectory["step"])
+        assert row.trajectory["spread"][-1] == pytest.approx(abs(C @ F).max() / width, rel=1e-12)
+
+
+def test_a_metric_of_ones_own_may_not_hide_a_measure():
+    (point,) = grid("+metrics.loss._target_=test_batch.spread +metrics.loss.width=1.0")
+    with pytest.raises(Refused, match=r"^metrics\.loss: the name of a built-in measure"):
+        plan.group_points([point])
+
+
 def test_unusable_optimizers_are_refused_before_anything_is_solved():
     with pytest.raises(Refused, match="optimizer=mu"):
-        sweep.batches(grid("optimizer=mu"))
+        plan.group_points(grid("optimizer=mu"))
     with pytest.raises(Refused, match="optimizer=als: allowed is loss=squared"):
-        sweep.batches(grid("optimizer=als loss=huber"))
+        plan.group_points(grid("optimizer=als loss=huber"))
+
+
+def test_a_float_becomes_a_column_and_all_else_is_identity():
+    first, second, third = (
+        composed(*SYNTHETIC, "optimizer=polyak", f"optimizer.{keys}").optimizer
+        for keys in ("floor=1.0", "floor=2.0", "metric=scaled")
+    )
+    assert (
+        batch.batch_identity(first) == batch.batch_identity(second) != batch.batch_identity(third)
+    )
+
+    def keep(*, floor, metric, damping, alternating):
+        return floor, metric, damping, alternating
+
+    kept = batch.build_component(
+        [replace(component, function=keep) for component in (first, second)], tuple
+    )
+    assert kept == ((1.0, 2.0), "euclidean", (0.0, 0.0), False)
+
+
+def test_problems_and_starts_of_a_batch_differ_by_any_key():
+    points = grid("init.scale=0.5", "init=normal", "problem.seed=3 problem.noise=0.2")
+    assert plan.group_points(points) == [[0, 1, 2]]
 
 
 def draws(*lines: str) -> list[str]:
     return [
-        sweep.solve([point])[0].tags["draw.init"]
+        solve([point])[0].tags["draw.init"]
         for point in grid(*(f"steps=1 {line}" for line in lines))
     ]
 
@@ -248,8 +296,7 @@ def test_the_draw_of_a_start_does_not_depend_on_its_scale_nor_on_any_other_axis(
     )
     assert len(set(draws(*(f"init={init} {other}" for other in ("", *others))))) == 1
     scaled, whole = (
-        sweep.solve(grid(f"init={init} init.scale={s} steps=1 lr=1e-300"))[0].factors
-        for s in (0.25, 1.0)
+        solve(grid(f"init={init} init.scale={s} steps=1 lr=1e-300"))[0].factors for s in (0.25, 1.0)
     )
     for W, V in zip(scaled, whole, strict=True):
         torch.testing.assert_close(W, 0.25 * V, rtol=1e-15, atol=0)
@@ -263,8 +310,7 @@ def test_another_seed_rank_or_kind_is_another_draw():
 def test_a_run_carries_the_hashes_of_all_its_draws():
     line = "steps=1 problem.noise=0.1 problem.observed=0.7 problem.heldout=0.2"
     (first,), (other,), (moved,) = (
-        sweep.solve(grid(f"{line} {more}"))
-        for more in ("", "seed=1 problem.noise=0.3", "problem.seed=1")
+        solve(grid(f"{line} {more}")) for more in ("", "seed=1 problem.noise=0.3", "problem.seed=1")
     )
     names = {"draw.init", "draw.data", "draw.noise", "draw.mask", "draw.heldout"}
     assert names <= set(first.tags)

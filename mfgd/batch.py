@@ -1,0 +1,288 @@
+"""One batch: configs of equal identity → factors of all runs → rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfgd import lanczos, metrics, oracles, theory
+from mfgd.config import Component, Point
+from mfgd.descent import State, descent
+from mfgd.draws import hash_tensors, stream
+from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
+from mfgd.method import Method
+from mfgd.objective import Objective
+from mfgd.problem import from_matrix
+from mfgd.record import Row, follow
+from mfgd.schedule import first_rates, multiply_rates
+from mfgd.spectra import Triplets
+from mfgd.target import Problem
+from mfgd.types import Factors, Refused
+from mfgd.verdict import Setting
+
+
+def batch_identity(component: Component) -> Hashable:
+    """What the components of one batch have in common: the function and every key that is not a
+    float."""
+    keys = tuple(
+        (key, None if isinstance(value, float) else value) for key, value in component.items
+    )
+    return component.function, keys
+
+
+def build_component(
+    components: Sequence[Component], column: Callable[[list[float]], Tensor]
+) -> Any:
+    """What the common function of components gives if each float becomes a column of the runs'
+    values.
+
+    Args:
+        components: one a run, of equal `batch_identity`.
+        column: B numbers → a column (B, 1, 1).
+    """
+    arguments = dict(components[0].items)
+    for key, value in arguments.items():
+        if isinstance(value, float):
+            arguments[key] = column([dict(component.items)[key] for component in components])
+    return components[0].function(**arguments)
+
+
+class Batch:
+    """Runs that are solved together: their components have one `batch_identity`, their problems one
+    layout.
+
+    Every array has the leading dimension (B,) of the runs. A run has the same bits alone.
+    """
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self.points, self.first = points, points[0]
+        self.problems = [load_problem(point.problem) for point in points]
+        self.optima: list[float] = []
+        self.starts: list[Factors] = []
+        self.units: list[float] = []
+        n, m = self.problems[0].shape
+        with single_threaded(n, m):
+            for point, problem in zip(points, self.problems, strict=True):
+                start = draw_start(problem, point)
+                self.optima.append(theory.optimum(problem, point.loss(), point.rank, point.depth))
+                self.starts.append(start)
+                self.units.append(unit_of_rate(point, problem, start))
+        interleaved = use_interleaved(n, self.first.rank, m, len(points), self.first.device)
+        self._stack: Stack = interleave if interleaved else torch.stack
+
+    def solve(self) -> list[Row]:
+        """The rows of the runs, in the order of the points."""
+        with single_threaded(*self.problems[0].shape):
+            return self._solve()
+
+    def _solve(self) -> list[Row]:
+        first = self.first
+        objective = Objective(self._stack_problems(), self._build("loss"))
+        optimum = self._numbers(self.optima)
+        tolerance = self._numbers([point.tolerance for point in self.points])
+        records = first.record()(first.steps)
+        target = None if first.diagnostics == "basic" else self._stack_triplets()
+        own = {name: component.bind() for name, component in first.metrics}
+
+        def reached(state: State) -> Tensor:
+            return (tolerance > 0) & (
+                metrics.distance_to_answer(objective, state, optimum) <= tolerance
+            )
+
+        def measure(state: State) -> dict[str, Tensor]:
+            full = first.diagnostics == "full"
+            return metrics.measure(objective, state, optimum, target, full=full, own=own)
+
+        states = descent(
+            objective,
+            self._build("optimizer"),
+            self._stack_starts(),
+            lr=multiply_rates(first_rates(self._rates()), self._build("schedule"), first.steps),
+            records=records.steps,
+            divergence=self._numbers([point.divergence for point in self.points]),
+            reached=reached,
+            seeds=[point.seed for point in self.points],
+        )
+        rows = follow(states, measure, records.snapshots)
+        for b, row in enumerate(rows):
+            self._conclude(b, row)
+        return rows
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        """A number of each run, (B, 1, 1)."""
+        numbers = torch.tensor(values, dtype=self.first.dtype, device=self.first.device)
+        return numbers[:, None, None]
+
+    def _numbers(self, values: Sequence[float]) -> Tensor:
+        """A number of each run, (B,)."""
+        return self._column(values)[:, 0, 0]
+
+    def _build(self, group: str) -> Any:
+        return build_component([getattr(point, group) for point in self.points], self._column)
+
+    def _rates(self) -> list[Tensor]:
+        """The learning rates of the first steps, each (B, 1, 1)."""
+        rates = []
+        for step in range(len(self.first.lr)):
+            absolute = [
+                unit * point.lr[step] for unit, point in zip(self.units, self.points, strict=True)
+            ]
+            rates.append(self._column(absolute))
+        return rates
+
+    def _stack_starts(self) -> Factors:
+        stacked = []
+        for runs in zip(*self.starts, strict=True):
+            stacked.append(self._stack(list(runs)).to(self.first.dtype).to(self.first.device))
+        return tuple(stacked)
+
+    def _stack_problems(self) -> Problem:
+        """The problems under a leading dimension (B,); a problem that all runs share is expanded,
+        not copied."""
+        moved = {}
+        for problem in self.problems:
+            if id(problem) not in moved:
+                moved[id(problem)] = problem.to(self.first.dtype, self.first.device)
+        return Problem.stack([moved[id(problem)] for problem in self.problems], self._stack)
+
+    def _stack_triplets(self) -> Triplets | None:
+        """The leading singular triplets of each target, as many as are measured; None if a target
+        is unknown."""
+        r = max(self.first.rank, metrics.SIGMAS)
+        found: dict[int, list[Tensor]] = {}
+        for problem in self.problems:
+            if problem.triplets is None:
+                return None
+            if id(problem) not in found:
+                leading = [X[..., :r] for X in problem.triplets]
+                found[id(problem)] = [X.to(self.first.device, self.first.dtype) for X in leading]
+        runs = [found[id(problem)] for problem in self.problems]
+        return Triplets(*(torch.stack(X) for X in zip(*runs, strict=True)))
+
+    def _conclude(self, b: int, row: Row) -> None:
+        """Adds to a row what is known once the run has ended: rates, times, hashes, and what theory
+        says."""
+        point, problem, start = self.points[b], self.problems[b], self.starts[b]
+        optimizer, lr = point.optimizer(), self.units[b] * point.lr[-1]
+        constant = point.schedule() is None and len(point.lr) == 1
+        row.values["lr_absolute"] = lr
+        if point.diagnostics != "basic":
+            _add_dynamics(row, point, problem)
+        if "sharpness" in row.trajectory and optimizer.method is Method.GRADIENT and constant:
+            row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / lr)
+        for kind, digest in problem.draws.items():
+            row.tags[f"draw.{kind}"] = digest
+        row.tags["draw.init"] = _hash_start(point, start)
+        setting = Setting(
+            problem=problem,
+            loss=point.loss(),
+            start=start,
+            optimizer=optimizer,
+            lr=lr if constant else math.nan,
+            tolerance=point.tolerance,
+            optimum=self.optima[b],
+        )
+        oracles.judge(setting, row)
+
+
+def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
+    """Adds contraction, best early stop and half-times of the modes."""
+    row.trajectory["contraction"] = row.contraction()
+    if "heldout_error" in row.trajectory or problem.hides_truth:
+        row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
+    if problem.spectrum is None:
+        return
+    goals = problem.spectrum[: min(point.rank, metrics.SIGMAS)].tolist()
+    for i, goal in enumerate(goals, 1):
+        if goal > 0:
+            half = row.half_time(f"mode.{i}", goal)
+            if math.isfinite(half):
+                row.values[f"half_time.{i}"] = half
+
+
+def solve_or_report(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
+    """The rows of a batch at once. If the batch raises, its runs are solved one by one, and only
+    the culprit fails."""
+    try:
+        rows = Batch(points).solve()
+    except Exception as error:
+        if len(points) == 1:
+            yield [error]
+        else:
+            for point in points:
+                yield from solve_or_report([point])
+    else:
+        yield rows
+
+
+@lru_cache(maxsize=8)
+def load_problem(component: Component) -> Problem:
+    """The problem of a component, kept for the next runs that share it."""
+    with single_threaded(1, 1):  # a draw has the same bits in any process
+        problem = component()
+    if isinstance(problem, Problem):
+        return problem
+    return from_matrix(problem, f"problem={component.name}")
+
+
+def draw_start(problem: Problem, point: Point) -> Factors:
+    """The factors at which a run starts, W₁ (n, k) … W_L (k, m).
+
+    Raises:
+        ValueError: the initialization gave factors of other shapes.
+    """
+    return _draw_factors(point.init, problem, point.rank, point.depth, point.seed)
+
+
+def _draw_factors(
+    component: Component, problem: Problem, rank: int, depth: int, seed: int
+) -> Factors:
+    n, m = problem.shape
+    widths = (n, *[rank] * (depth - 1), m)
+    factors: Factors = component()(problem, widths, stream("init", seed))
+    shapes = [tuple(W.shape) for W in factors]
+    if shapes != list(pairwise(widths)):
+        raise ValueError(
+            f"init={component.name} gave shapes {shapes}; needed are {list(pairwise(widths))}"
+        )
+    return factors
+
+
+def _hash_start(point: Point, start: Factors) -> str:
+    """A hash of the random draw of a start, which is the same at every scale."""
+    items = tuple((key, 1.0 if key == "scale" else value) for key, value in point.init.items)
+    unscaled = replace(point.init, items=items)
+    if unscaled == point.init:
+        return hash_tensors(*start)
+    return _hash_draw(unscaled, point.problem, point.rank, point.depth, point.seed)
+
+
+@lru_cache(maxsize=1024)
+def _hash_draw(init: Component, problem: Component, rank: int, depth: int, seed: int) -> str:
+    return hash_tensors(*_draw_factors(init, load_problem(problem), rank, depth, seed))
+
+
+def unit_of_rate(point: Point, problem: Problem, start: Factors) -> float:
+    """The number that multiplies the given learning rate, for its ``lr_unit``.
+
+    Raises:
+        Refused: the unit is not a positive number for this loss.
+    """
+    if point.lr_unit == "absolute":
+        return 1.0
+    if point.lr_unit == "sigma1":
+        unit = theory.rate_unit(problem, point.loss(), point.depth)
+    else:
+        unit = 2 / float(lanczos.sharpness(Objective(problem, point.loss()), start))
+    if not 0 < unit < math.inf:
+        setting = f"lr_unit={point.lr_unit} with loss={point.loss.name}"
+        raise Refused(f"{setting}: there is no such rate; allowed is lr_unit=absolute")
+    return unit

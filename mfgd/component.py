@@ -1,0 +1,191 @@
+"""The functions that a config names, with their keys checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from mfgd import schema
+from mfgd.types import Refused
+
+CONF = Path(__file__).parent / "conf"
+"""The folder of the options: inside an installed package, beside the package in a checkout."""
+if not CONF.is_dir():
+    CONF = Path(__file__).parents[1] / "conf"
+MAPS = ("metrics", "figures")
+"""The maps of the user's own functions by name."""
+Items = tuple[tuple[str, Any], ...]
+"""The keys of a function and their values; a list is a tuple."""
+GROUPS = ("problem", "init", "loss", "optimizer", "schedule", "record", "tracking")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A function of a group and the values of its keys."""
+
+    name: str
+    """The option, or the dotted path of a user's own function."""
+    target: str
+    """The dotted path of the function."""
+    function: Callable[..., Any]
+    items: Items
+
+    @property
+    def arguments(self) -> schema.Values:
+        return dict(self.items)
+
+    def __call__(self) -> Any:
+        return self.function(**self.arguments)
+
+    def bind(self) -> partial[Any]:
+        """Returns the function with its keys bound, which takes the remaining arguments."""
+        return partial(self.function, **self.arguments)
+
+    def __reduce__(self) -> Any:
+        # Pickled by its path, because a lambda or a partial that a path names cannot be pickled.
+        return _load_component, (self.name, self.target, self.items)
+
+    def resolve(self) -> schema.Values:
+        """Returns the component's node of the resolved config."""
+        node: schema.Values = {"_target_": self.target}
+        for key, value in self.items:
+            node[key] = list(value) if isinstance(value, tuple) else value
+        return node
+
+
+def _load_component(name: str, target: str, items: Items) -> Component:
+    return Component(name, target, resolve_name(target), items)
+
+
+def list_options(group: str) -> list[str]:
+    """Returns the names of the options of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+_SHARED: dict[Hashable, Component] = {}
+
+
+def share_components(kind: str, node: object) -> tuple[tuple[str, Component], ...]:
+    """Returns the names and the checked components of a map of the user's own functions.
+
+    Args:
+        kind: the name of the map: metrics or figures.
+        node: name → {_target_: path, key: value, …}.
+
+    Raises:
+        Refused: with the key, the value and what is allowed.
+    """
+    addition = f"add to it by +{kind}.NAME._target_=PATH"
+    if not isinstance(node, dict):
+        raise Refused(f"{kind}={_show(node)}: must be a map; {addition}")
+    components = []
+    for name, entry in node.items():
+        if not re.fullmatch(r"[A-Za-z_][\w-]*", str(name)):
+            raise Refused(f"{kind}.{name}: must be a name of letters, digits, _ and -")
+        if not isinstance(entry, dict) or "_target_" not in entry:
+            raise Refused(f"{kind}.{name}={_show(entry)}: has no function; {addition}")
+        components.append((name, share_component(f"{kind}.{name}", entry)))
+    return tuple(components)
+
+
+def _show(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def share_component(
+    group: str, node: object, option: str | None = None, overrides: Sequence[str] = ()
+) -> Component:
+    """Returns the checked component of a group. The runs of a sweep, up to 100,000, share equal
+    components."""
+    named: frozenset[str] = frozenset()
+    if isinstance(node, dict) and node.get("_target_") != f"mfgd.{group}.{option}":
+        named = _named_keys(group, overrides)
+    # The key has the node's text instead of the node, because 1 and 1.0 are equal.
+    key = (group, option, repr(node), named)
+    if key not in _SHARED:
+        _SHARED[key] = _check_component(group, node, option, named)
+    return _SHARED[key]
+
+
+def _named_keys(group: str, overrides: Sequence[str]) -> frozenset[str]:
+    """Returns the keys of a group that the shell line names, as in group.key=1 or group={key:1}."""
+    named: set[str] = set()
+    for line in overrides:
+        name, _, value = line.lstrip("+~").partition("=")
+        if name.startswith(f"{group}."):
+            named.add(name.split(".")[1])
+        elif name == group and value.startswith("{"):
+            given: Any = OverridesParser.create().parse_override(line).value()
+            named.update(given)
+    return frozenset(named)
+
+
+def _check_component(
+    group: str, node: object, option: str | None, named: frozenset[str]
+) -> Component:
+    """Returns the component of a node.
+
+    Args:
+        group: the name of the group.
+        node: the group's part of the config.
+        option: the option chosen, which a user's own function stands in for.
+        named: the keys of the group that the shell line names.
+
+    Raises:
+        Refused: if the node has no function, or the function does not take the keys.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise Refused(f"{group}={_show(node)}: allowed are {', '.join(list_options(group))}")
+    given = dict(node)
+    target = given.pop("_target_")
+    function = _load_function(f"{group}._target_", target)
+    own = None
+    if option:
+        own = getattr(import_module(f"mfgd.{group}"), option, None)
+    # What a metric or a figure takes by position, mfgd gives it.
+    model = schema.keys_of(function, own, tuple(given), keyword_only=group not in GROUPS)
+    if option and function is not own:
+        # A key of the option that the user's function does not take is dropped if nobody set it.
+        for key, value in _option_keys(group, option).items():
+            unset = key not in named and repr(given.get(key)) == repr(value)
+            if unset and key not in model.model_fields:
+                given.pop(key, None)
+    for key, value in given.items():
+        if value == "???":
+            raise Refused(f"{group}.{key}: has no value; give {group}.{key}=VALUE")
+    items: list[tuple[str, Any]] = []
+    for key, value in schema.check(model, given, f"{group}.").items():
+        items.append((key, tuple(value) if isinstance(value, list) else value))
+    name = option if option and own is function else target
+    return Component(name, target, function, tuple(items))
+
+
+def _load_function(key: str, target: str) -> Callable[..., Any]:
+    try:
+        function = resolve_name(target)
+    except Exception as error:  # importing runs a user's file, where anything can go wrong
+        reason = f"{error!r}; must be the dotted path of a function"
+        raise Refused(f"{key}={target}: {reason}") from None
+    if not callable(function):
+        raise Refused(f"{key}={target}: must be the dotted path of a function")
+    return function
+
+
+@cache
+def _option_keys(group: str, option: str) -> schema.Values:
+    """Returns the keys that stand in the YAML of an option; empty if mfgd has no such option."""
+    path = CONF / group / f"{option}.yaml"
+    if not path.exists():
+        return {}
+    keys: Any = OmegaConf.to_container(OmegaConf.load(path))
+    del keys["_target_"]
+    return keys

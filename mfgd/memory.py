@@ -1,0 +1,59 @@
+"""The tracker that keeps the runs in this process."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from mfgd.config import Point
+from mfgd.record import Row
+from mfgd.target import Problem
+from mfgd.tracked import find_commit, format_params, last_values, run_tags, table_line
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class MemoryTracker:
+    """Keeps the runs as objects; see `mfgd.tracking.Tracker` for its methods."""
+
+    shared = False
+
+    def __init__(self, experiment: str) -> None:
+        self.experiment = experiment
+        self.parent: str | None = None
+        self.runs: list[tuple[Point, Row | Exception]] = []
+        """Each run with what it left behind, or the error that it raised."""
+        self._lines: list[dict[str, Any]] = []
+
+    def open(self, sweep: Sequence[str] | None) -> None:
+        self.tags = {"git_commit": find_commit()}
+        if sweep is not None:
+            self.parent = uuid4().hex
+
+    def expect(self, runs: int) -> None:
+        pass
+
+    def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
+        run_id, status, metrics = uuid4().hex, "FAILED", {}
+        if isinstance(result, Row):
+            status, metrics = "FINISHED", last_values(result, point.tolerance)
+        params, tags = format_params(point), self.tags | run_tags(point, result)
+        self._lines.append(table_line(run_id, status, self.parent, params, metrics, tags))
+        self.runs.append((point, result))
+        return run_id
+
+    def finish(
+        self, status: str, run_ids: Sequence[str], unfinished: Sequence[Point]
+    ) -> pandas.DataFrame:
+        import pandas
+
+        errors = [result for _, result in self.runs if isinstance(result, Exception)]
+        if errors:
+            traceback.print_exception(errors[0])
+        return pandas.DataFrame(self._lines[::-1])
+
+    def location(self) -> str:
+        return "kept in memory, gone with this process"

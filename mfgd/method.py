@@ -1,0 +1,139 @@
+"""What an optimizer is: one step of a method, and how steps are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfgd.objective import Objective
+from mfgd.streams import Streams
+from mfgd.types import Factors
+
+Memory = Any
+"""What a method carries from step to step; each method has its own type."""
+Rate = float | Tensor
+"""A learning rate: a number, or a column (*, 1, 1)."""
+
+
+class Method(Enum):
+    """What theory knows of a method."""
+
+    GRADIENT = "a plain gradient step"
+    PRECONDITIONED = "a gradient step in the metric of the other factors, without damping"
+    MOMENTUM = "a gradient step with momentum"
+    OTHER = "none of these"
+
+
+def _allow(objective: Objective, factors: Factors) -> None:
+    """The check of a method that takes every problem."""
+
+
+class Optimizer(NamedTuple):
+    """How factors move."""
+
+    init: Callable[[Factors, Streams], Memory]
+    """(factors, random streams of the runs) → memory, which the method carries from step to
+    step."""
+    step: Callable[[Objective, Factors, Memory, Rate], tuple[Factors, Memory]]
+    """(objective, factors, memory, lr) → the next factors and memory; nothing is changed in
+    place."""
+    check: Callable[[Objective, Factors], None] = _allow
+    """(objective, start) → None; raises `Refused` if the method cannot be used."""
+    method: Method = Method.OTHER
+    """What the oracles and the announcement of unstable rates may assume."""
+    simultaneous: bool = True
+    """Whether every gradient is taken at the old factors."""
+
+
+def forget(factors: Factors, streams: Streams) -> None:
+    """The memory of a method without memory."""
+
+
+def step_by_factor(
+    remember: Callable[[Tensor], Memory],
+    direction: Callable[[Tensor, Memory], tuple[Tensor, Memory]],
+    *,
+    alternating: bool,
+    method: Method = Method.OTHER,
+) -> Optimizer:
+    """W ← W − lr H for each factor W.
+
+    Args:
+        remember: W → the memory of this factor at the start.
+        direction: (gradient, memory) → (H, memory) of one factor.
+        alternating: whether each factor sees the steps of the factors before it.
+        method: what theory knows of the method.
+    """
+
+    def step_all(
+        objective: Objective, factors: Factors, memory: list[Memory], lr: Rate
+    ) -> tuple[Factors, list[Memory]]:
+        # Few lines: a few lines of Python take as long as a step of small matrices.
+        found = list(map(direction, objective.gradient(factors), memory))
+        moved = [descend(W, H, lr) for W, (H, _) in zip(factors, found, strict=True)]
+        return tuple(moved), [kept for _, kept in found]
+
+    def step_in_turn(
+        objective: Objective, factors: Factors, memory: list[Memory], lr: Rate
+    ) -> tuple[Factors, list[Memory]]:
+        moved, memory = list(factors), list(memory)
+        for level in range(len(moved)):
+            (G,) = objective.gradient(tuple(moved), level)
+            H, memory[level] = direction(G, memory[level])
+            moved[level] = descend(moved[level], H, lr)
+        return tuple(moved), memory
+
+    def init(factors: Factors, streams: Streams) -> list[Memory]:
+        return [remember(W) for W in factors]
+
+    step = step_in_turn if alternating else step_all
+    return Optimizer(init, step, method=method, simultaneous=not alternating)
+
+
+def step_by_all_factors(
+    directions: Callable[[Objective, Factors, Sequence[int], Factors], Sequence[Tensor]],
+    *,
+    alternating: bool,
+    method: Method = Method.OTHER,
+) -> Optimizer:
+    """W ← W − lr H, if H follows from the gradients and all factors, without memory.
+
+    Args:
+        directions: (objective, factors, levels, gradients) → H of the factors at these levels.
+        alternating: whether each factor sees the steps of the factors before it.
+        method: what theory knows of the method.
+    """
+
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
+        moved = list(factors)
+        for levels, gradients in _take_turns(objective, moved, alternating):
+            found = directions(objective, tuple(moved), levels, gradients)
+            for level, H in zip(levels, found, strict=True):
+                moved[level] = descend(moved[level], H, lr)
+        return tuple(moved), None
+
+    return Optimizer(forget, step, method=method, simultaneous=not alternating)
+
+
+def _take_turns(
+    objective: Objective, factors: list[Tensor], alternating: bool
+) -> Iterator[tuple[Sequence[int], Factors]]:
+    """The levels that move together, with the gradients at the current factors."""
+    if not alternating:
+        yield range(len(factors)), objective.gradient(tuple(factors))
+        return
+    for level in range(len(factors)):
+        yield (level,), objective.gradient(tuple(factors), level)
+
+
+def descend(W: Tensor, H: Tensor, lr: Rate) -> Tensor:
+    """W − lr H."""
+    if isinstance(lr, Tensor):
+        return torch.addcmul(W, H, lr, value=-1)
+    return torch.sub(W, H, alpha=lr)

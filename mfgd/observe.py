@@ -1,0 +1,297 @@
+"""What is seen of a matrix: some of its entries, disturbed by noise and outliers, and some of them
+held out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from mfgd import files
+from mfgd.dense import AllEntries, MaskedEntries
+from mfgd.draws import (
+    PIECE,
+    HashedStream,
+    draw_at,
+    draw_smallest,
+    locate,
+    standard_normal,
+    uniform_numbers,
+)
+from mfgd.observation import Observation
+from mfgd.sparse import ListedEntries, LowRank, compress_entries, use_sparse
+from mfgd.target import Problem
+from mfgd.types import NonNegative, Positive, Refused, Seed, Share
+
+
+class ObservationKeys(TypedDict):
+    """What is seen of a matrix.
+
+    Noise, outliers, mask and held-out entries have a random stream each, so that none moves
+    another. Draws are nested: at the same seed a larger share adds entries and removes none.
+
+    Keys:
+        observed: share of the entries that is observed, in (0, 1], or their number as an integer
+            above 1.
+        mask: path of a given mask instead, a matrix file whose entries are neither 0 nor NaN if D
+            is observed there.
+        noise: standard deviation of the Gaussian noise on each entry.
+        snr: signal-to-noise ratio instead, ‖matrix‖² over the expected ‖noise‖².
+        outliers: share of the entries that outliers replace.
+        outlier_scale: an outlier is uniform between ± this multiple of the largest entry in
+            absolute value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient
+            methods).
+        heldout: share of the observed entries that is held out: descent does not see them.
+        seed: moves every random draw of the problem.
+    """
+
+    observed: float | int
+    mask: str | None
+    noise: NonNegative
+    snr: Positive | None
+    outliers: Share
+    outlier_scale: NonNegative
+    heldout: Share
+    seed: Seed
+
+
+class _Whole(NamedTuple):
+    """A matrix before it is observed."""
+
+    matrix: Tensor | LowRank
+    shape: tuple[int, int]
+    present: Tensor | None
+    """Ascending positions, in the flattened matrix, of the entries that are not missing; None:
+    all."""
+    size: int
+    """How many entries are not missing."""
+
+
+def observe(
+    matrix: Tensor | LowRank,
+    *,
+    rank: int | None = None,
+    generated: bool = False,
+    **keys: Unpack[ObservationKeys],
+) -> Problem:
+    """The problem of a matrix that is seen in part.
+
+    Args:
+        matrix: (n, m), NaN for a missing entry; or its factors, which are multiplied out unless D
+            is sparse.
+        rank: rank of the matrix, if it is known.
+        generated: whether the matrix was drawn. A given matrix is the truth only if it differs
+            from what is observed.
+        keys: `ObservationKeys`.
+
+    Raises:
+        Refused: two ways to say one thing, a mask of another shape, or no entry left to observe or
+            to hold out.
+    """
+    if keys["snr"] is not None and keys["noise"]:
+        both = f"problem.snr={keys['snr']} beside problem.noise={keys['noise']}"
+        raise Refused(f"{both}: allowed is one of the two")
+    draws: dict[str, str] = {}
+    whole = _inspect(matrix)
+    seen = _choose_entries(whole, keys, draws)
+    at = _positions(whole, seen)
+    whole = whole._replace(matrix=_multiply_out(whole, at))
+    matrix = whole.matrix
+
+    clean = _values_at(matrix, at)
+    values, deviation = _add_noise(clean, whole, seen, keys, draws)
+    values = _add_outliers(values, whole, seen, keys, draws)
+    held = hold_out(len(values.flatten()), keys["heldout"], keys["seed"], draws)
+
+    disturbed = values is not clean
+    hides = whole.present is None and (seen is not None or disturbed)
+    clear = AllEntries(matrix) if isinstance(matrix, Tensor) else matrix
+    truth = clear if generated or hides else None
+    if at is None and held is None and not disturbed and isinstance(clear, AllEntries):
+        problem = Problem(clear)  # D is the matrix itself, and not a copy
+    else:
+        problem = place_entries(values, whole.shape, at, held)
+    return replace(
+        problem,
+        truth=truth,
+        rank=None if disturbed else rank,
+        generated=generated,
+        noise=deviation if truth is not None and not keys["outliers"] else None,
+        draws=draws,
+    )
+
+
+def _inspect(matrix: Tensor | LowRank) -> _Whole:
+    if isinstance(matrix, LowRank):
+        n, m = matrix.left.shape[0], matrix.right.shape[1]
+        return _Whole(matrix, (n, m), None, n * m)
+    present = positions_unless_all(~matrix.flatten().isnan())
+    size = matrix.numel() if present is None else len(present)
+    return _Whole(matrix, (matrix.shape[0], matrix.shape[1]), present, size)
+
+
+def _choose_entries(whole: _Whole, keys: ObservationKeys, draws: dict[str, str]) -> Tensor | None:
+    """Which of the entries that are not missing are observed, ascending; None: all."""
+    observed, size = keys["observed"], whole.size
+    if keys["mask"]:
+        return _apply_mask(whole, keys["mask"], observed)
+    is_count = isinstance(observed, int) and 1 <= observed <= size
+    name = f"problem.observed={observed}"
+    if not (0 < observed <= 1 or is_count):
+        raise Refused(f"{name}: must be a share in (0, 1] or a count up to {size}")
+    count = round(observed * size) if observed <= 1 else int(observed)
+    if count == size:
+        return None
+    if count == 0:
+        raise Refused(f"{name}: no entry of {size} is left; must be at least 1/{size}")
+    source = HashedStream("problem mask", keys["seed"])
+    seen = draw_smallest(source, count, size)
+    draws["mask"] = source.hash()
+    return seen
+
+
+def _apply_mask(whole: _Whole, path: str, observed: float | int) -> Tensor | None:
+    """Which of the entries that are not missing a given mask shows, ascending; None: all."""
+    name = f"problem.mask={path}"
+    if observed != 1:
+        raise Refused(f"{name} beside problem.observed={observed}: allowed is one of the two")
+    given = files.read_matrix(path, name)
+    if tuple(given.shape) != whole.shape:
+        shape = tuple(given.shape)
+        raise Refused(f"{name}: a mask of shape {shape}; must be the shape of D, {whole.shape}")
+    shown = (given.nan_to_num() != 0).flatten()
+    if whole.present is not None:
+        shown = shown[whole.present]
+    if not shown.any():
+        raise Refused(f"{name}: observes no entry; must observe at least one")
+    return positions_unless_all(shown)
+
+
+def _positions(whole: _Whole, seen: Tensor | None) -> Tensor | None:
+    """The positions of the observed entries in the flattened matrix, ascending; None: all."""
+    if seen is None:
+        return whole.present
+    return seen if whole.present is None else whole.present[seen]
+
+
+def _multiply_out(whole: _Whole, at: Tensor | None) -> Tensor | LowRank:
+    """The matrix; factors are multiplied out unless the observed entries are listed."""
+    if isinstance(whole.matrix, Tensor):
+        return whole.matrix
+    if at is not None and use_sparse(*whole.shape, len(at)):
+        return whole.matrix
+    return whole.matrix.left @ whole.matrix.right
+
+
+def _values_at(matrix: Tensor | LowRank, at: Tensor | None) -> Tensor:
+    """The entries at positions of the flattened matrix; None: all."""
+    if isinstance(matrix, Tensor):
+        return matrix.flatten() if at is None else matrix.flatten()[at]
+    assert at is not None
+    n, m = matrix.left.shape[0], matrix.right.shape[1]
+    listed = ListedEntries(compress_entries(at, at.to(torch.float64), n, m))
+    return matrix.entries_at(listed)
+
+
+def _add_noise(
+    values: Tensor,
+    whole: _Whole,
+    seen: Tensor | None,
+    keys: ObservationKeys,
+    draws: dict[str, str],
+) -> tuple[Tensor, float]:
+    """The values with noise, and its standard deviation."""
+    deviation = keys["noise"]
+    if keys["snr"] is not None:
+        deviation = math.sqrt(_mean_square(whole) / keys["snr"])
+    if deviation:
+        source = HashedStream("problem noise", keys["seed"])
+        values = values + deviation * draw_at(source, standard_normal, whole.size, seen)
+        draws["noise"] = source.hash()
+    return values, deviation
+
+
+def _add_outliers(
+    values: Tensor,
+    whole: _Whole,
+    seen: Tensor | None,
+    keys: ObservationKeys,
+    draws: dict[str, str],
+) -> Tensor:
+    """The values with outliers in place of some of them."""
+    if not keys["outliers"]:
+        return values
+    source = HashedStream("problem outliers", keys["seed"])
+    struck = draw_smallest(source, round(keys["outliers"] * whole.size), whole.size)
+    numbers = 2 * draw_at(source, uniform_numbers, whole.size, seen) - 1
+    draws["outliers"] = source.hash()
+    hit = struck if seen is None else locate(struck, seen)
+    bound = keys["outlier_scale"] * _largest_entry(whole.matrix)
+    return values.index_copy(0, hit, bound * numbers[hit])
+
+
+def hold_out(size: int, share: float, seed: int, draws: dict[str, str]) -> Tensor | None:
+    """Which of `size` observed entries are held out, ascending; None: no entry.
+
+    Raises:
+        Refused: the share leaves no entry to see, or holds out no entry.
+    """
+    if not share:
+        return None
+    source = HashedStream("problem heldout", seed)
+    held = draw_smallest(source, round(share * size), size)
+    if not 0 < len(held) < size:
+        counts = f"holds out {len(held)} of {size} observed entries; must be 1 to {size - 1}"
+        raise Refused(f"problem.heldout={share}: {counts}")
+    draws["heldout"] = source.hash()
+    return held
+
+
+def place_entries(
+    values: Tensor, shape: tuple[int, int], at: Tensor | None, held: Tensor | None
+) -> Problem:
+    """The problem with values at positions `at` of the flattened matrix (None: everywhere), some of
+    them held out."""
+    if at is None and held is None:
+        return Problem(AllEntries(values.view(shape)))
+    if at is None:
+        at = torch.arange(values.numel())
+    seen = torch.ones_like(at, dtype=torch.bool)
+    if held is not None:
+        seen[held] = False
+    heldout = None if held is None else _place(values, shape, at, ~seen)
+    return Problem(_place(values, shape, at, seen), heldout=heldout)
+
+
+def _place(values: Tensor, shape: tuple[int, int], at: Tensor, chosen: Tensor) -> Observation:
+    """The chosen entries; whether all entries are listed decides that these are."""
+    if use_sparse(*shape, len(at)):
+        return ListedEntries(compress_entries(at[chosen], values[chosen], *shape))
+    D, mask = torch.zeros(shape, dtype=values.dtype), torch.zeros(shape, dtype=values.dtype)
+    D.view(-1)[at[chosen]], mask.view(-1)[at[chosen]] = values[chosen], 1.0
+    return MaskedEntries(D, mask)
+
+
+def positions_unless_all(chosen: Tensor) -> Tensor | None:
+    """The positions at which a flat mask is true; None: everywhere."""
+    return None if chosen.all() else chosen.nonzero()[:, 0]
+
+
+def _mean_square(whole: _Whole) -> float:
+    """Mean square of the entries that are not missing."""
+    if isinstance(whole.matrix, Tensor):
+        return float(_values_at(whole.matrix, whole.present).square().mean())
+    A, B = whole.matrix.left, whole.matrix.right
+    return float(((A.mT @ A) * (B @ B.mT)).sum() / (A.shape[0] * B.shape[1]))
+
+
+def _largest_entry(matrix: Tensor | LowRank) -> float:
+    """The largest entry in absolute value."""
+    if isinstance(matrix, Tensor):
+        return float(matrix.nan_to_num().abs().max())
+    height = max(1, PIECE // matrix.right.shape[1])
+    blocks = torch.split(matrix.left, height)
+    return max(float((rows @ matrix.right).abs().max()) for rows in blocks)

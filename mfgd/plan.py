@@ -1,0 +1,166 @@
+"""Many configs → few batches, and what is refused or announced before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from mfgd import theory
+from mfgd.batch import batch_identity, draw_start, load_problem, unit_of_rate
+from mfgd.config import Component, Point
+from mfgd.method import Method
+from mfgd.metrics import refuse_built_in
+from mfgd.objective import Objective
+from mfgd.types import Refused
+
+FEWEST, MOST = 16, 256
+"""Runs of a batch if several workers share a sweep: fewer are slow to solve, more delay progress
+and interruptions."""
+
+
+class Layout(NamedTuple):
+    """What decides which problems share a batch, and how many."""
+
+    key: Hashable
+    n: int
+    m: int
+    arrays: int | None
+    """How many (n, m) arrays a step touches; None: the run shares its batch with no other run."""
+
+
+def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
+    """The positions of points that are solved together: of equal identity and layout, within the
+    budget of bytes.
+
+    A float is not identity: in a batch a float becomes a column. If several workers share a sweep
+    that is large enough, each worker gets at least two batches.
+
+    Raises:
+        Refused: a problem, start, schedule or method that cannot be used; nothing has been solved
+            then.
+    """
+    layouts: dict[Component, Layout] = {}
+    checked: set[Hashable] = set()
+    groups: dict[Hashable, list[int]] = {}
+    for i, point in enumerate(points):
+        problem, init = drop_seed(point.problem), drop_seed(point.init)
+        if problem not in layouts:
+            layouts[problem] = _find_layout(point)
+        group = layouts[problem], _identity(point)
+        if (group, problem, init) not in checked:
+            checked.add((group, problem, init))
+            _refuse_early(point)
+        groups.setdefault(group, []).append(i)
+    batches = []
+    for members in groups.values():
+        first = points[members[0]]
+        size = _batch_size(first, layouts[drop_seed(first.problem)])
+        if workers > 1:
+            share = len(points) // (2 * workers)
+            size = min(size, max(FEWEST, min(MOST, share)))
+        batches += [members[i : i + size] for i in range(0, len(members), size)]
+    return batches
+
+
+def _batch_size(point: Point, layout: Layout) -> int:
+    """How many runs fit into the budget of bytes."""
+    if layout.arrays is None:
+        return 1
+    parameters = point.rank * (layout.n + layout.m + (point.depth - 2) * point.rank)
+    # A step touches the residual and its parts, and factors, gradients and next factors.
+    numbers = layout.arrays * layout.n * layout.m + 3 * parameters
+    return max(1, point.batch_bytes // (numbers * point.dtype.itemsize))
+
+
+def _identity(point: Point) -> Hashable:
+    """What runs of one batch have in common, beside the layout of the problem."""
+    components = point.loss, point.optimizer, point.schedule, point.record
+    numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
+    modes = point.dtype, point.device, point.diagnostics
+    return (*map(batch_identity, components), *numbers, *modes, point.metrics)
+
+
+def _find_layout(point: Point) -> Layout:
+    try:
+        problem = load_problem(point.problem)
+    except Refused:
+        raise
+    except Exception:
+        # The problem fails again, as a run of its own, when it is solved.
+        return Layout(point.problem, 1, 1, 2)
+    return Layout(problem.layout, *problem.shape, problem.observation.arrays_of_a_step)
+
+
+def _refuse_early(point: Point) -> None:
+    """Builds what a point starts from, for the refusals in it."""
+    for name, _ in point.metrics:
+        refuse_built_in(name)
+    try:
+        problem = load_problem(point.problem)
+        start = draw_start(problem, point)
+        point.record()(point.steps)
+        point.optimizer().check(Objective(problem, point.loss()), start)
+        unit_of_rate(point, problem, start)
+    except Refused:
+        raise
+    except Exception:
+        return  # A fault in a user's own function fails that run, when the run is solved.
+
+
+def drop_seed(component: Component) -> Component:
+    """The component without its seed: the seed moves what is drawn, and not its shape."""
+    items = tuple((key, value) for key, value in component.items if key != "seed")
+    return replace(component, items=items)
+
+
+def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
+    """The points with a rate at which gradient descent cannot converge by theory, and the least
+    such limit.
+
+    The limit is in the unit of the rates. Of problems that differ only in their seed the first
+    stands for all.
+    """
+    unstable, least = [], math.inf
+    limited: dict[Hashable, bool] = {}
+    limits: dict[Hashable, float] = {}
+    for point in points:
+        # One point stands for all of its kind: a user's function may be costly, or fail.
+        kind = tuple(map(batch_identity, (point.optimizer, point.loss, point.schedule)))
+        if kind not in limited:
+            limited[kind] = _has_limit(point)
+        if point.lr_unit == "sharpness" or not limited[kind]:
+            continue
+        key = drop_seed(point.problem), point.loss, point.depth, point.lr_unit
+        if key not in limits:
+            limits[key] = _limit(point)
+        if point.lr[-1] > limits[key]:
+            unstable.append(point)
+            least = min(least, limits[key])
+    return unstable, least
+
+
+def _has_limit(point: Point) -> bool:
+    """Whether theory knows a limit of the rate: for plain gradient steps of a quadratic loss at one
+    rate."""
+    try:
+        optimizer, loss, schedule = point.optimizer(), point.loss(), point.schedule()
+    except Exception:
+        # The function of the user fails again when the run is solved.
+        return False
+    plain = optimizer.method is Method.GRADIENT and optimizer.simultaneous
+    return plain and loss.curvature is not None and schedule is None
+
+
+def _limit(point: Point) -> float:
+    """The largest stable rate in the unit of the given rate, NaN if theory does not know it."""
+    try:
+        problem = load_problem(point.problem)
+    except Exception:
+        # The problem fails again, as a run of its own, when it is solved.
+        return math.nan
+    limit = theory.rate_limit(problem, point.loss(), point.depth)
+    if point.lr_unit == "sigma1":
+        return limit / theory.rate_unit(problem, point.loss(), point.depth)
+    return limit

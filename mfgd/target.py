@@ -1,0 +1,133 @@
+"""A problem: what is seen of the matrix D, and what is known of the truth behind D."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mfgd.dense import AllEntries
+from mfgd.kernel import Stack
+from mfgd.observation import Observation
+from mfgd.sparse import Truth
+from mfgd.spectra import Triplets, drop_rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A matrix D (*, n, m) that is to be factored. Leading dimensions * are runs."""
+
+    observation: Observation
+    """What descent sees of D."""
+    truth: Truth | None = None
+    """D*, the noiseless and complete matrix behind D; None if it is unknown."""
+    heldout: Observation | None = None
+    """The observed entries that are held out: descent does not see them, and `heldout_error` is
+    measured on them."""
+    rank: int | None = None
+    """The rank of the truth if D has no noise: a loss can reach 0 from this rank on."""
+    generated: bool = False
+    """Whether D was drawn from a seed; if not, D was read from somewhere."""
+    noise: float | None = None
+    """Standard deviation of the Gaussian noise of D about the truth; None if it is unknown or there
+    are outliers."""
+    draws: dict[str, str] = field(default_factory=dict)
+    """Hash of each random draw that was made: data, noise, mask, outliers, heldout."""
+
+    @property
+    def D(self) -> Tensor:
+        """The observed entries: (*, n, m) with 0 for an entry that is not observed, or (N,) of N
+        listed entries."""
+        return self.observation.target
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        return self.observation.shape
+
+    @property
+    def count(self) -> Tensor | int:
+        """Number of observed entries, (*, 1, 1) under a mask."""
+        return self.observation.count
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry is observed."""
+        return self.observation.complete
+
+    @property
+    def hides_truth(self) -> bool:
+        """Whether the truth is known and differs from what is observed."""
+        if self.truth is None:
+            return False
+        return not isinstance(self.truth, AllEntries) or self.truth.target is not self.D
+
+    @cached_property
+    def spectrum(self) -> Tensor | None:
+        """Singular values (*, r), largest first: of D if D is complete, else of the truth; None if
+        unknown.
+
+        A value below σ₁ max(n, m) ε is rounding, and 0 here. A truth in factors has as many values
+        as columns.
+        """
+        if isinstance(self.observation, AllEntries):
+            return drop_rounding(self.observation.singular_values(), self.shape)
+        return self.truth_spectrum
+
+    @cached_property
+    def truth_spectrum(self) -> Tensor | None:
+        """Singular values of the truth, like `spectrum`."""
+        if self.truth is None:
+            return None
+        return drop_rounding(self.truth.singular_values(), self.shape)
+
+    @cached_property
+    def triplets(self) -> Triplets | None:
+        """Singular triplets of the matrix whose singular values `spectrum` has."""
+        seen = self.observation
+        matrix = seen if isinstance(seen, AllEntries) else self.truth
+        if matrix is None or self.spectrum is None:
+            return None
+        U, V = matrix.singular_vectors()
+        return Triplets(U, self.spectrum, V)
+
+    @cached_property
+    def top_singular_value(self) -> float:
+        """σ₁ of D (n, m) with 0 for every entry that is not observed."""
+        return self.observation.top_singular_value()
+
+    @property
+    def layout(self) -> Hashable:
+        """What the problems of one batch have in common."""
+        heldout = None if self.heldout is None else self.heldout.layout
+        return self.observation.layout, self.truth is None, heldout
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
+        """The problem in another precision, on another device."""
+        observation = self.observation.to(dtype, device)
+        truth = None if self.truth is None else self.truth.to(dtype, device)
+        if isinstance(observation, AllEntries) and truth is not None and not self.hides_truth:
+            truth = observation
+        heldout = None if self.heldout is None else self.heldout.to(dtype, device)
+        return replace(self, observation=observation, truth=truth, heldout=heldout)
+
+    @classmethod
+    def stack(cls, problems: Sequence[Problem], stack: Stack) -> Problem:
+        """Problems of one layout under a leading run dimension; a sparse problem is alone, and
+        stays as it is."""
+        first = problems[0]
+        if first.observation.arrays_of_a_step is None:
+            (alone,) = problems
+            return alone
+        observation = type(first.observation).stack([p.observation for p in problems], stack)
+        truth, heldout = None, None
+        if isinstance(first.truth, AllEntries):
+            known = [p.truth for p in problems if isinstance(p.truth, AllEntries)]
+            truth = AllEntries.stack(known, stack)
+        if first.heldout is not None:
+            kept = [p.heldout for p in problems if p.heldout is not None]
+            heldout = type(first.heldout).stack(kept, stack)
+        return cls(observation, truth, heldout)

@@ -1,0 +1,91 @@
+"""What theory knows of a run before its first step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mfgd.loss import Loss
+from mfgd.target import Problem
+
+
+def is_quadratic(problem: Problem, loss: Loss) -> bool:
+    """Whether this is the squared loss of a complete matrix, without penalty."""
+    return loss.curvature is not None and problem.complete and loss.penalty == 0
+
+
+def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
+    """The least value that the objective can take, NaN if theory does not know it.
+
+    - Squared loss of a complete D: w Σ_{i>k} σ_i² (Eckart, Young 1936). At depth 2 the penalty λ
+      acts as λ‖CF‖_* (Srebro, Rennie, Jaakkola 2005, lemma 1): the optimum soft-thresholds σ_i at
+      τ = λ/2w, and is w Σ_{i≤k} min(σ_i, τ)² + λ Σ_{i≤k} max(σ_i − τ, 0) + w Σ_{i>k} σ_i².
+    - Any loss without penalty, if D is its own noiseless truth of rank ≤ k: 0.
+
+    Args:
+        problem: the problem of one run, without leading dimensions.
+        loss: the loss of one run, with plain numbers.
+        rank: k, the width of the factors.
+        depth: number of factors.
+    """
+    if problem.rank is not None and problem.rank <= rank and loss.penalty == 0:
+        return 0.0
+    if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
+        return math.nan
+    sigma = problem.spectrum
+    assert sigma is not None
+    weight = loss.curvature / 2 * loss.scale
+    if loss.reduction == "mean":
+        weight /= math.prod(problem.shape)
+    kept, left_out = sigma[:rank], sigma[rank:]
+    threshold = loss.penalty / (2 * weight)
+    shrunk = weight * kept.clamp(max=threshold).square().sum()
+    norms = loss.penalty * (kept - threshold).clamp(min=0).sum()
+    return float(shrunk + norms + weight * left_out.square().sum())
+
+
+def curvature(problem: Problem, loss: Loss) -> float:
+    """c of f ≈ c/2 ‖W₁…W_L − D‖² near the answer: ρ″(0) times the weight of an entry times the
+    share of observed entries.
+
+    NaN if ρ is no function of the residual, or if ρ has no positive second derivative at 0, like
+    the absolute value.
+    """
+    second = loss.curvature
+    if second is None:
+        if loss.slope is None:
+            return math.nan
+        slope, zero = loss.slope, torch.zeros(1, 1, dtype=torch.float64)
+        second = float(torch.func.grad(lambda r: slope(r).sum())(zero))
+    if not second > 0:
+        return math.nan
+    size = math.prod(problem.shape)
+    share = float(problem.count) / size
+    return second * (loss.scale / size if loss.reduction == "mean" else loss.scale * share)
+
+
+def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
+    """2/(c L σ₁^{2−2/L}), 1/(c σ₁) at depth 2: gradient descent is stable at the balanced answer up
+    to this rate.
+
+    There its sharpness is c L σ₁^{2−2/L}, the least sharpness of a global minimizer. Gradient
+    descent at a rate above 2 over it converges to no global minimizer (Mulayoff, Michaeli 2020,
+    Unique properties of flat minima in deep networks). c is the `curvature`, L the depth, σ₁ the
+    largest singular value of D; if D is incomplete, that of the observed matrix over the share of
+    observed entries. NaN if c is unknown, infinite if D is 0.
+    """
+    share = float(problem.count) / math.prod(problem.shape)
+    sharpness = (
+        curvature(problem, loss) * depth * (problem.top_singular_value / share) ** (2 - 2 / depth)
+    )
+    return 2 / sharpness if sharpness != 0 else math.inf
+
+
+def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
+    """The rate above which gradient descent converges to no minimizer; NaN if theory does not know
+    it.
+
+    It is `rate_unit` for the squared loss of a complete D without penalty.
+    """
+    return rate_unit(problem, loss, depth) if is_quadratic(problem, loss) else math.nan

@@ -1,0 +1,138 @@
+"""What every tracker keeps of a run: params, tags, metrics, and a line in the table of runs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mfgd.config import Point
+from mfgd.record import Row
+
+CURVES = ("loss", "relative_error")
+"""The measures of which a run of a large sweep has a curve."""
+CLOCKS = ("step", "seconds")
+"""The columns of a trajectory that are no measures."""
+LONGEST = 6000
+"""Characters of a param."""
+
+
+def format_params(point: Point) -> dict[str, str]:
+    """The params of a run as text."""
+    return {key: _format_value(value) for key, value in point.params().items()}
+
+
+def _format_value(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def name_run(point: Point) -> str:
+    """What the shell line said of a run, else its problem."""
+    said = [text for text in point.overrides if not text.startswith("experiment=")]
+    return " ".join(said) or point.choices["problem"]
+
+
+def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
+    """The tags of a run, besides the commit."""
+    tags = {"fingerprint": point.fingerprint, "overrides": " ".join(point.overrides)}
+    if isinstance(result, Exception):
+        return tags | {"outcome": "error"}
+    return tags | {"outcome": result.outcome} | result.tags
+
+
+@cache
+def find_commit() -> str:
+    """The commit of this code, with -dirty behind it if a file differs, else "unknown"."""
+    commit = _git("rev-parse", "HEAD")
+    if commit and _git("status", "--porcelain", "--untracked-files=no"):
+        commit += "-dirty"
+    return commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+class MetricPoint(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    milliseconds: int
+    step: int
+
+
+def select_points(row: Row, tolerance: float, start: int, most: int) -> Iterator[MetricPoint]:
+    """The metric points of a run that a tracker logs.
+
+    Args:
+        row: the run.
+        tolerance: of its config.
+        start: when the run began, in milliseconds.
+        most: how many points may be logged.
+    """
+    times = (start + 1000 * row.trajectory["seconds"]).astype(int)
+    steps = row.trajectory["step"].astype(int)
+    shown, measures = _count_shown(row), _known_measures(row)
+    too_many = most < shown * len(measures)
+    # The curves share what is left after one point of each measure.
+    curve_length = min(shown, max(2, (most - len(measures)) // len(CURVES)))
+    for name, values in measures.items():
+        count = shown
+        if too_many:
+            count = curve_length if name in CURVES else 1
+        if name.startswith("theory.") and (values == values[0]).all():
+            count = min(count, 2)  # the ends of a straight line
+        # A sequence that begins with the last record keeps the last record if count is 1.
+        kept = np.unique(np.linspace(shown - 1, 0, count).round().astype(int))
+        columns = values[kept].tolist(), times[kept].tolist(), steps[kept].tolist()
+        for value, time, step in zip(*columns, strict=True):
+            yield MetricPoint(name, value, time, step)
+    for name, value in row.summary(tolerance).items():
+        # MLflow draws one point at step 0 as a bar.
+        yield MetricPoint(name, value, int(times[-1]), 0)
+
+
+def last_values(row: Row, tolerance: float) -> dict[str, float]:
+    """The last value of each metric that `select_points` logs."""
+    shown, last = _count_shown(row), {}
+    if shown > 0:
+        for name, values in _known_measures(row).items():
+            last[name] = float(values[shown - 1])
+    return last | row.summary(tolerance)
+
+
+def _count_shown(row: Row) -> int:
+    """Records in a chart: without the record at which a run was found diverged, which would hide
+    all others."""
+    return len(row.trajectory["step"]) - (row.outcome == "diverged")
+
+
+def _known_measures(row: Row) -> dict[str, np.ndarray]:
+    """The measures (records,) that have a value at any record."""
+    measures = {name: row.trajectory[name] for name in row.trajectory if name not in CLOCKS}
+    return {name: values for name, values in measures.items() if not np.isnan(values).all()}
+
+
+def table_line(
+    run_id: str,
+    status: str,
+    parent: str | None,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> dict[str, Any]:
+    """A run's line in the table of runs."""
+    line: dict[str, Any] = {"run_id": run_id, "status": status, "parent": parent}
+    line |= {f"params.{key}": value for key, value in params.items()}
+    line |= {f"metrics.{key}": value for key, value in metrics.items()}
+    return line | {f"tags.{key}": value for key, value in tags.items()}

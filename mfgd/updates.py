@@ -1,0 +1,93 @@
+"""Methods that set a factor in closed form, without a learning rate: multiplicative updates, least
+squares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfgd.method import Optimizer, Rate, forget
+from mfgd.objective import Objective
+from mfgd.types import Factors, Refused
+
+
+def mu() -> Optimizer:
+    """Multiplicative updates, C then F, of factors without negative entries.
+
+    C ← C ∘ (M∘D)Fᵀ / (M∘CF)Fᵀ, then F ← F ∘ Cᵀ(M∘D) / Cᵀ(M∘CF). The method is for the squared loss
+    at depth 2; a penalty λ adds λ/2w times the factor to the denominator. There is no rate: ``lr``
+    is not used.
+
+    Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, theorem 1.
+    """
+
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
+        seen, (C, F) = objective.observation, factors
+        C = C * _divide(
+            seen.times_transposed(seen.target, F), _penalize(objective, seen.times_gram(C, F), C)
+        )
+        F = F * _divide(
+            seen.transposed_times(C, seen.target), _penalize(objective, seen.gram_times(C, F), F)
+        )
+        return (C, F), None
+
+    def check(objective: Objective, factors: Factors) -> None:
+        _refuse_unless_quadratic("mu", objective, factors)
+        if (objective.observation.target < 0).any():
+            raise Refused("optimizer=mu: D has negative entries; allowed is a matrix without")
+        if any((W < 0).any() for W in factors):
+            raise Refused(
+                "optimizer=mu: the start has negative entries; "
+                "allowed is a start without, for example init=uniform"
+            )
+
+    return Optimizer(forget, step, check, simultaneous=False)
+
+
+def als() -> Optimizer:
+    """Alternating least squares, C then F: each minimizes the objective while the other is fixed.
+
+    The method is for the squared loss at depth 2. There is no rate: ``lr`` is not used. A row or
+    column of D with fewer observed entries than the rank has no unique minimizer, and the run
+    diverges, unless there is a penalty.
+
+    Source: Zhou, Wilkinson, Schreiber, Pan 2008, Large-scale parallel collaborative filtering for
+    the Netflix prize, section 3.1, with λ not weighted by the number of ratings.
+    """
+
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
+        C = objective.observation.solve_left(factors[1], _ridge(objective))
+        return (C, objective.observation.solve_right(C, _ridge(objective))), None
+
+    def check(objective: Objective, factors: Factors) -> None:
+        _refuse_unless_quadratic("als", objective, factors)
+
+    return Optimizer(forget, step, check, simultaneous=False)
+
+
+def _penalize(objective: Objective, denominator: Tensor, factor: Tensor) -> Tensor:
+    if not objective.penalized:
+        return denominator
+    return denominator + _ridge(objective) * factor
+
+
+def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    # If the denominator is 0, so is the numerator; divide by eps instead, as scikit-learn does.
+    eps = torch.finfo(torch.float32).eps
+    return numerator / denominator.masked_fill(denominator == 0, eps)
+
+
+def _ridge(objective: Objective) -> Rate:
+    """λ/(c w), c the curvature of the loss: the penalty in units of half the sum of squares."""
+    return objective.loss.penalty / ((objective.loss.curvature or 1.0) * objective.weight)
+
+
+def _refuse_unless_quadratic(name: str, objective: Objective, factors: Factors) -> None:
+    if objective.loss.curvature is None:
+        raise Refused(f"optimizer={name}: allowed is loss=squared")
+    if len(factors) != 2:
+        raise Refused(f"optimizer={name} at depth={len(factors)}: allowed is depth=2")

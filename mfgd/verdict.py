@@ -1,0 +1,102 @@
+"""What an oracle is asked, and what it answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from mfgd.loss import Loss
+from mfgd.method import Method, Optimizer
+from mfgd.record import Row
+from mfgd.target import Problem
+from mfgd.theory import curvature, is_quadratic
+from mfgd.types import Factors
+
+CLOSE = 1e-6
+"""How close to the answer, relative, a run has reached the answer, if its tolerance is less."""
+
+
+class Setting(NamedTuple):
+    """What theory needs to know of a run beside what was measured."""
+
+    problem: Problem
+    """Without leading dimensions, in double precision."""
+    loss: Loss
+    """With plain numbers."""
+    start: Factors
+    optimizer: Optimizer
+    lr: float
+    """NaN if the rate changes from step to step."""
+    tolerance: float
+    optimum: float
+    """The least value of the objective; NaN if unknown."""
+
+    @property
+    def rank(self) -> int:
+        """The width of the factors."""
+        return self.start[0].shape[-1]
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether this is the squared loss of a complete matrix, without penalty."""
+        return is_quadratic(self.problem, self.loss)
+
+    @property
+    def is_gradient_descent(self) -> bool:
+        """Whether this is gradient descent at one rate, with all factors moving at once."""
+        return self._has_method(Method.GRADIENT)
+
+    @property
+    def is_scaled_gradient_descent(self) -> bool:
+        """Whether this is scaled gradient descent at one rate, undamped, all factors at once."""
+        return self._has_method(Method.PRECONDITIONED)
+
+    def _has_method(self, method: Method) -> bool:
+        chosen = self.optimizer
+        return chosen.method is method and chosen.simultaneous and math.isfinite(self.lr)
+
+    @property
+    def curvature(self) -> float:
+        """c of `mfgd.theory.curvature`."""
+        return curvature(self.problem, self.loss)
+
+    @property
+    def loss_of_zero(self) -> float:
+        """The loss of the zero matrix, for a quadratic loss."""
+        return self.curvature / 2 * float(self.problem.D.square().sum())
+
+    def closeness(self, row: Row) -> float:
+        """How close to the answer, relative, the run has reached the answer."""
+        return max(CLOSE, self.tolerance, 100 * row.epsilon)
+
+    def excess(self, row: Row, record: int = -1) -> float:
+        """f/f* − 1 at a record, or the relative error if f* is 0; infinite at the end of a run that
+        diverged."""
+        if row.outcome == "diverged" and record == -1:
+            return math.inf
+        loss = float(row.trajectory["loss"][record])
+        if self.optimum > 0:
+            return loss / self.optimum - 1
+        return math.sqrt(loss / (self.loss_of_zero or 1.0))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What theory says of a run, beside what was measured."""
+
+    deviation: float
+    """Relative, or a share of a rate; infinite if the run diverged and theory says it converges."""
+    allowed: float
+    curves: Mapping[str, float | np.ndarray] = field(default_factory=dict)
+    """Measure → the value by theory, a number or (records,)."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Metric of one number a run → the value by theory."""
+
+    @property
+    def verdict(self) -> str:
+        """The tag of the run."""
+        return "agrees" if abs(self.deviation) <= self.allowed else "deviates"
