@@ -169,16 +169,10 @@ class Objective:
 
     def _slopes(self, block: Block, factors: tuple[Tensor, Tensor], out: Tensor | None) -> Tensor:
         """S = M ∘ ρ′ on the rows of a block, for factors (W₁, W₂…W_L)."""
-        if self.loss.slope is None:
-            W = take_rows(factors[0], block.rows)
-            prediction = block.seen.apply(W, factors[1], choose_multiply(factors))
-            slopes = self.loss.differentiate(prediction, block.seen.target)
-        else:
-            residual = self._scaled_residual(block, factors, out)
-            if self.folded:
-                return residual
-            slopes = self.loss.slope(residual)
-        return block.seen.restrict(slopes) if self.restricted else slopes
+        if self.folded:
+            return self._scaled_residual(block, factors, out)
+        point, slope = self._slope_function(block, factors, out)
+        return block.seen.restrict(slope(point)) if self.restricted else slope(point)
 
     def _slopes_and_change(
         self, block: Block, factors: tuple[Tensor, Tensor], moved: Tensor
@@ -187,18 +181,22 @@ class Objective:
         `moved`."""
         if self.folded:
             return self._scaled_residual(block, factors), moved.mul_(self.gain)
-        if self.loss.slope is None:
-            W = take_rows(factors[0], block.rows)
-            point = block.seen.apply(W, factors[1], choose_multiply(factors))
-            slopes: Callable[[Tensor], Tensor] = partial(
-                self.loss.differentiate, target=block.seen.target
-            )
-        else:
-            point, slopes = self._scaled_residual(block, factors), self.loss.slope
-        S, dS = torch.func.jvp(slopes, (point,), (moved,))  # type: ignore[misc]
+        point, slope = self._slope_function(block, factors)
+        S, dS = torch.func.jvp(slope, (point,), (moved,))  # type: ignore[misc]
         if self.restricted:
             return block.seen.restrict(S), block.seen.restrict(dS)
         return S, dS
+
+    def _slope_function(
+        self, block: Block, factors: tuple[Tensor, Tensor], out: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The residual of a block, or the prediction if ρ depends on both prediction and target,
+        and ρ′ as a function of it."""
+        if self.loss.slope is not None:
+            return self._scaled_residual(block, factors, out), self.loss.slope
+        W = take_rows(factors[0], block.rows)
+        prediction = block.seen.apply(W, factors[1], choose_multiply(factors))
+        return prediction, partial(self.loss.differentiate, target=block.seen.target)
 
     def _gradient_by_slopes(
         self, factors: Factors, tails: Sequence[Tensor], only: int | None, multiply: Multiply
