@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +17,8 @@ from mfgd.kernel import (
     take_rows,
 )
 from mfgd.linalg import join_norms, solve_positive
-from mfgd.observation import Observation
+from mfgd.observation import Observation, Truth
 from mfgd.types import Factors
-
-if TYPE_CHECKING:
-    from mfgd.sparse import ListedEntries, Truth
 
 
 class _DenseEntries(Observation):
@@ -95,10 +91,6 @@ class AllEntries(_DenseEntries):
 
     def with_nan(self) -> Tensor:
         return self.target
-
-    def entries_at(self, listed: ListedEntries) -> Tensor:
-        """The entries at the places of listed entries, (N,)."""
-        return self.target[listed.rows, listed.columns]
 
     def singular_values(self) -> Tensor:
         """Singular values of D, (*, min(n, m)), largest first."""

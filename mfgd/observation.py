@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -27,11 +27,24 @@ from mfgd.kernel import (
 from mfgd.linalg import frobenius_norm, join_norms, solve_positive, top_singular_value
 from mfgd.types import Factors
 
-if TYPE_CHECKING:
-    from mfgd.sparse import Truth
-
 LANCZOS = 200
 """σ₁ is found by Lanczos iterations if both sides of a matrix are at least this long."""
+
+
+class Truth(Protocol):
+    """The noiseless, complete matrix D* (*, n, m) behind D."""
+
+    def misfit(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        """‖D̂ − D*‖ and ‖D*‖ for D̂ = W₁ … W_L."""
+
+    def singular_values(self) -> Tensor:
+        """Singular values of D*, (*, r), largest first."""
+
+    def singular_vectors(self) -> tuple[Tensor, Tensor]:
+        """Left (*, n, r) and right (*, m, r) singular vectors of D*."""
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Truth:
+        """D* in another precision, on another device."""
 
 
 class Observation(ABC):

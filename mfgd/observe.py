@@ -193,7 +193,7 @@ def _values_at(matrix: Tensor | LowRank, at: Tensor | None) -> Tensor:
     assert at is not None
     n, m = matrix.left.shape[0], matrix.right.shape[1]
     listed = ListedEntries(compress_entries(at, at.to(torch.float64), n, m))
-    return matrix.entries_at(listed)
+    return listed.apply(matrix.left, matrix.right).flatten()
 
 
 def _add_noise(

@@ -15,7 +15,7 @@ from torch import Tensor
 from mfgd.dense import AllEntries
 from mfgd.kernel import Multiply, ScaledResidual, Stack, product
 from mfgd.linalg import frobenius_norm, top_singular_value
-from mfgd.observation import Observation
+from mfgd.observation import Observation, Truth
 from mfgd.types import Factors
 
 LARGE = 1 << 20
@@ -140,7 +140,12 @@ class ListedEntries(Observation):
 
     def hidden_misfit(self, truth: Truth, factors: Factors) -> tuple[Tensor, Tensor]:
         # Nearly all entries are hidden, so little is lost in the difference.
-        seen = ListedEntries(self.fill(truth.entries_at(self)))
+        if isinstance(truth, LowRank):
+            entries = self.apply(truth.left, truth.right)
+        else:
+            assert isinstance(truth, AllEntries)
+            entries = truth.target[self.rows, self.columns]
+        seen = ListedEntries(self.fill(entries))
         hidden = []
         for whole, listed in zip(truth.misfit(factors), seen.misfit(factors), strict=True):
             hidden.append((whole.square() - listed.square()).clamp(min=0).sqrt())
@@ -203,10 +208,6 @@ class LowRank:
     def __init__(self, left: Tensor, right: Tensor) -> None:
         self.left, self.right = left, right
 
-    def entries_at(self, listed: ListedEntries) -> Tensor:
-        """The entries at the places of listed entries, (N,)."""
-        return listed.apply(self.left, self.right).flatten()
-
     def misfit(self, factors: Factors) -> tuple[Tensor, Tensor]:
         """‖D̂ − L R‖ and ‖L R‖, (*,) and ()."""
         estimate = product(factors[:-1]), factors[-1]
@@ -228,10 +229,6 @@ class LowRank:
     def to(self, dtype: torch.dtype, device: torch.device | str) -> LowRank:
         """The factors in another precision, on another device."""
         return LowRank(self.left.to(device, dtype), self.right.to(device, dtype))
-
-
-Truth = AllEntries | LowRank
-"""The noiseless, complete matrix behind D."""
 
 
 def distance(first: Factors, second: Factors) -> Tensor:

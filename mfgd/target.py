@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mfgd.dense import AllEntries
 from mfgd.kernel import Stack
-from mfgd.observation import Observation
-from mfgd.sparse import Truth
+from mfgd.observation import Observation, Truth
 from mfgd.spectra import Triplets, drop_rounding
 
 
