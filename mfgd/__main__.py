@@ -44,6 +44,8 @@ class Session:
         self.tracking: config.Component | None = None
         self.finished: list[Finished] = []
         self.unfinished: list[config.Point] = []
+        self.read: set[str] = set()
+        """What was read from files, as printed."""
 
     def run(self, given: DictConfig | Iterator[Job]) -> float | list[float]:
         """Hydra's task: solves and tracks one job, or a stream of jobs.
@@ -63,6 +65,7 @@ class Session:
             batches = plan.group_points(points, workers)
             self._open(tracker)
         tracker.expect(len(points))
+        self._announce_sources(points)
         _announce(points)
         losses = self._run_batches(points, batches, tracker, workers)
         if isinstance(given, DictConfig):
@@ -87,6 +90,13 @@ class Session:
         with defer_interrupts():
             tracker.open(sys.argv[1:] if multirun else None)
             self.tracker = tracker
+
+    def _announce_sources(self, points: Sequence[config.Point]) -> None:
+        """Prints what was read from files, once a file."""
+        for line in plan.list_sources(points):
+            if line not in self.read:
+                self.read.add(line)
+                print(line, flush=True)
 
     def _run_batches(
         self,

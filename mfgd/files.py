@@ -2,66 +2,211 @@
 
 from __future__ import annotations
 
-import csv
+import gzip
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd import formats, tables, triples
+from mfgd.draws import hash_tensors
+from mfgd.matrix import as_floats, as_matrix, real_tensor
+from mfgd.reading import (
+    AS_IT_SAYS,
+    Listing,
+    ReadingKeys,
+    Source,
+    count,
+    drop_values,
+    find_sentinel,
+    refuse_keys,
+)
 from mfgd.types import Refused
 
+TEXTS = (".csv", ".tsv", ".txt", ".dat", ".data")
+"""Suffixes of a matrix in a text file."""
+FRAME_KEYS = ("index", "missing", "columns")
+"""The keys that a table of pandas takes."""
+Unlisted = Literal["zero", "missing"]
+"""What an entry is that a sparse matrix does not list."""
+Found = TypeVar("Found")
 
-def real_tensor(data: Any, source: str) -> Tensor:
-    """An array in float64, whatever its dtype: a spectrum needs all digits. `source` names it.
+
+class Opened(NamedTuple):
+    """A file in memory."""
+
+    content: bytes
+    suffix: str
+    """In small letters, without that of a compression."""
+
+    @property
+    def file(self) -> BinaryIO:
+        """The contents, from their start."""
+        return io.BytesIO(self.content)
+
+
+def read_matrix(
+    path: str,
+    source: str,
+    keys: ReadingKeys = AS_IT_SAYS,
+    *,
+    variable: str | None = None,
+    unlisted: Unlisted = "zero",
+) -> tuple[Tensor | Listing, Source]:
+    """The matrix (n, m) in a file of any known format, and what was read.
+
+    Args:
+        path: the file.
+        source: names the file in an error.
+        keys: what decides how a table is read if the file does not.
+        variable: which array of a file with several is read.
+        unlisted: what an entry is that a sparse matrix does not list.
 
     Raises:
-        Refused: text, dates, records, complex numbers, lists of unequal length, or no array at all.
+        Refused: no such file, another format, contents that are no matrix, or a file that can be
+            read in two ways.
     """
+
+    def read(opened: Opened) -> tuple[Tensor | Listing, list[str]]:
+        data, remarks = _read_data(opened, keys, variable)
+        if hasattr(data, "tocoo"):
+            return _read_sparse(data, source, unlisted, keys, remarks)
+        if not isinstance(data, np.ndarray):
+            data = real_tensor(data, source).numpy()
+        return as_matrix(drop_values(as_floats(data, source), keys), source), remarks
+
+    known = (*TEXTS, *formats.FRAMES, *formats.READERS)
+    return _read_with_source(path, source, known, read)
+
+
+def read_mask(path: str, source: str) -> Tensor:
+    """The matrix (n, m) in the file of a mask; an entry that is not listed is 0.
+
+    Raises:
+        Refused: as `read_matrix`. A text that may or may not have a header or row names has none.
+    """
+    plain = AS_IT_SAYS | {"header": False, "index": False}
     try:
-        array = torch.as_tensor(data)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise Refused(f"{source}: {str(error).splitlines()[0]}; allowed are real numbers") from None
-    if array.is_complex():
-        raise Refused(f"{source}: complex entries; allowed are real numbers")
-    return array.to(torch.float64)
+        found, _ = read_matrix(path, source)
+    except Refused:
+        if _suffix(Path(path)) not in TEXTS:
+            raise
+        found, _ = read_matrix(path, source, plain)
+    assert isinstance(found, Tensor)
+    return found
 
 
-def as_matrix(data: Any, source: str) -> Tensor:
-    """A non-empty matrix of real numbers (n, m) with NaN for a missing entry.
+def _read_data(opened: Opened, keys: ReadingKeys, variable: str | None) -> tuple[Any, list[str]]:
+    """What the reader of a format makes of a file."""
+    suffix = opened.suffix
+    taken: tuple[str, ...] = ("missing",)
+    if suffix in TEXTS:
+        taken = tuple(keys)
+    elif suffix in formats.FRAMES:
+        taken = FRAME_KEYS
+    elif suffix in formats.CONTAINERS:
+        taken = ("missing", "variable")
+    refuse_keys({**keys, "variable": variable}, taken, f"a {suffix} file")
+    if suffix in TEXTS:
+        return tables.read_text_matrix(opened.content, suffix, keys)
+    if suffix in formats.FRAMES:
+        return tables.read_frame_matrix(formats.load_frame(opened.file, suffix), keys)
+    return formats.READERS[suffix](opened.file, variable)
+
+
+def _read_sparse(
+    data: Any, source: str, unlisted: Unlisted, keys: ReadingKeys, remarks: list[str]
+) -> tuple[Tensor | Listing, list[str]]:
+    """A sparse matrix of SciPy, whose unlisted entries are 0 or missing."""
+    listed = data.tocoo()
+    total = len(listed.data)
+    compressed = listed.tocsr()
+    compressed.sum_duplicates()
+    added = total - compressed.nnz
+    remarks = [*remarks, f"{count(total, 'entry', 'entries')} listed, all others {unlisted}"]
+    if added:
+        remarks.append(f"{added} of them added to another of the same place")
+    if unlisted == "zero":
+        return as_matrix(drop_values(as_floats(compressed, source), keys), source), remarks
+    (n, m), columns = compressed.shape, compressed.indices.astype(np.int64)
+    at = np.repeat(np.arange(n), np.diff(compressed.indptr)) * m + columns
+    order = np.argsort(at)
+    values = drop_values(as_floats(compressed.data, source)[order], keys)
+    kept = ~np.isnan(values)
+    listing = Listing(torch.from_numpy(values[kept]), torch.from_numpy(at[order][kept]), (n, m))
+    as_matrix(listing.values[None], source)  # refuses what no matrix may hold
+    if len(listing.at) == n * m:
+        return listing.values.view(n, m), remarks
+    return listing, remarks
+
+
+def read_ratings(path: str, source: str, keys: ReadingKeys) -> tuple[Listing, Source]:
+    """The matrix of users × items in a file of ratings, and what was read.
 
     Raises:
-        Refused: anything else, or infinite entries.
+        Refused: no such file, another format, a line without user, item or rating, or columns that
+            may be others.
     """
-    D = real_tensor(data, source)
-    shape = tuple(D.shape)
-    if D.ndim != 2:
-        raise Refused(f"{source}: an array of shape {shape}; allowed is a matrix (n, m)")
-    if D.numel() == 0:
-        raise Refused(f"{source}: an empty matrix of shape {shape}; allowed is at least one entry")
-    infinite = int(torch.isinf(D).sum())
-    if infinite:
-        allowed = "allowed are finite numbers and NaN"
-        raise Refused(f"{source}: {infinite} infinite entries; {allowed}")
-    if torch.isnan(D).all():
-        raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
-    return D
+
+    def read(opened: Opened) -> tuple[Listing, list[str]]:
+        if opened.suffix in formats.FRAMES:
+            refuse_keys(keys, FRAME_KEYS, f"a {opened.suffix} file")
+            return triples.read_rating_frame(formats.load_frame(opened.file, opened.suffix), keys)
+        return triples.read_rating_lines(opened.content, keys)
+
+    return _read_with_source(path, source, None, read)
 
 
-def read_matrix(path: str, source: str) -> Tensor:
-    """The matrix (n, m) in a file of any known format.
-
-    Raises:
-        Refused: no such file, another format, or contents that are no matrix.
-    """
+def _read_with_source(
+    path: str,
+    source: str,
+    known: tuple[str, ...] | None,
+    read: Callable[[Opened], tuple[Found, list[str]]],
+) -> tuple[Found, Source]:
+    """What a function makes of a file, with a line that says what was read."""
     file = Path(path).expanduser()
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        raise Refused(f"{source}: unknown format; allowed are {' '.join(READERS)}")
-    return as_matrix(read_or_refuse(reader, file, source), source)
+    suffix = _suffix(file)
+    binary = suffix in formats.READERS or suffix == ".xlsx"
+    if (known is not None and suffix not in known) or (known is None and binary):
+        allowed = " ".join(known or ("text", *formats.FRAMES))
+        raise Refused(f"{source}: unknown format; allowed are {allowed}, and .gz behind them")
+
+    def read_opened(file: Path) -> tuple[Found, list[str]]:
+        content = file.read_bytes()
+        if file.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        return read(Opened(content, suffix))
+
+    found, remarks = read_or_refuse(read_opened, file, source)
+    return found, _name_source(path, found, remarks)
+
+
+def _suffix(file: Path) -> str:
+    """The suffix of a file in small letters, without that of a compression."""
+    name = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    return name.suffix.lower()
+
+
+def _name_source(path: str, found: Tensor | Listing, remarks: list[str]) -> Source:
+    """The source of a matrix that was read."""
+    n, m = found.shape
+    if isinstance(found, Listing):
+        entries, parts = found.values.numpy(), [found.values, found.at]
+    else:
+        entries, parts = found[~found.isnan()].numpy(), [found]
+    said = [f"{n}×{m} matrix", f"{count(len(entries), 'entry', 'entries')} observed", *remarks]
+    sentinel = find_sentinel(entries)
+    if sentinel is not None:
+        said.append(
+            f"{int((entries == sentinel).sum())} of them {sentinel:g}, far from all others "
+            f"(if that means missing: problem.missing=[{sentinel:g}])"
+        )
+    return Source(path, hash_tensors(torch.tensor([n, m]), *parts), f"{path}: {', '.join(said)}")
 
 
 def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
@@ -80,10 +225,10 @@ def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
             warnings.simplefilter("ignore")
             return read(file)
     except Refused as error:
-        raise Refused(f"{source}: {error}") from None
+        text = str(error)
+        raise Refused(text if text.startswith(source) else f"{source}: {text}") from None
     except Exception as error:  # each reader fails in its own ways on a broken file
-        text = str(error).strip() or repr(error)
-        reason = text.splitlines()[0].partition(". ")[0]
+        reason = " ".join((str(error).strip() or repr(error)).split())
         raise Refused(f"{source}: not readable as {file.suffix} ({reason})") from None
 
 
@@ -92,119 +237,3 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     # NumPy would leave a broken file open if NumPy had opened the file itself.
     with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
         return dict(content)
-
-
-def read_ratings(path: str, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, item and rating of each line of a MovieLens file, three arrays (N,).
-
-    Raises:
-        Refused: no such file, another format, or a line without user, item or rating.
-    """
-    file = Path(path).expanduser()
-    if file.suffix.lower() not in (".data", ".dat", ".csv"):
-        raise Refused(f"{source}: unknown format; allowed are u.data, ratings.dat and ratings.csv")
-    return read_or_refuse(_read_triples, file, source)
-
-
-def _read_torch(file: Path) -> Any:
-    value = torch.load(file, weights_only=True, map_location="cpu")
-    return _choose_array(value) if isinstance(value, dict) else value
-
-
-def _choose_array(arrays: dict[str, Any]) -> Any:
-    """The array named D, or the only array."""
-    if "D" in arrays:
-        return arrays["D"]
-    if len(arrays) == 1:
-        return next(iter(arrays.values()))
-    raise Refused(f"arrays {', '.join(arrays) or 'none'}; allowed is one array, or one named D")
-
-
-def _read_text(file: Path) -> np.ndarray:
-    """The cells of a .csv or .tsv file; an empty cell is NaN, an empty line is no row."""
-    separator = _SEPARATORS[file.suffix.lower()]
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = [cells for cells in csv.reader(lines, delimiter=separator) if cells]
-    if rows and _is_header(rows[0]):
-        del rows[0]
-    widths = sorted(set(map(len, rows)))
-    if len(widths) > 1:
-        raise Refused(f"ragged: rows of {widths[0]} to {widths[-1]} cells; allowed is one length")
-    numbers = np.empty((len(rows), widths[0] if widths else 0))
-    for i, cells in enumerate(rows):
-        try:
-            numbers[i] = list(map(_to_number, cells))
-        except ValueError as error:
-            allowed = "allowed are numbers, NaN and empty cells"
-            raise Refused(f"row {i + 1}: {error}; {allowed}") from None
-    return numbers
-
-
-def _to_number(cell: str) -> float:
-    return float(cell) if cell.strip() else np.nan
-
-
-def _is_header(cells: list[str]) -> bool:
-    """Whether a line has text in it and no number."""
-    filled = [cell for cell in cells if cell.strip()]
-    for cell in filled:
-        try:
-            float(cell)
-        except ValueError:
-            continue
-        return False
-    return bool(filled)
-
-
-def _read_matrix_market(file: Path) -> np.ndarray:
-    from scipy.io import mmread
-
-    matrix = mmread(file)
-    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
-
-
-def _read_parquet(file: Path) -> np.ndarray:
-    import pandas
-
-    table = pandas.read_parquet(file)
-    for name, kind in table.dtypes.items():
-        if not pandas.api.types.is_numeric_dtype(kind):
-            raise Refused(f"column {name} is not numeric; allowed are numbers and NaN")
-    return table.to_numpy(dtype=np.float64, na_value=np.nan).copy()
-
-
-def _read_triples(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import pandas
-
-    suffix = file.suffix.lower()
-    header = 0 if suffix == ".csv" else None
-    separator = _SEPARATORS[suffix][:1]
-    table = pandas.read_csv(file, sep=separator, header=header, encoding="latin-1")
-    if suffix == ".dat":
-        # pandas is slow if a separator has two characters. If it has one, every other column is
-        # the empty text between two colons.
-        if table.iloc[:, 1::2].notna().any(axis=None):
-            raise Refused("values between single colons; allowed are user::item::rating")
-        table = table.iloc[:, ::2]
-    if table.shape[1] < 3:
-        raise Refused(f"{table.shape[1]} columns; allowed are at least user, item and rating")
-    try:
-        user, item, rating = (table.iloc[:, i].to_numpy(dtype=np.float64) for i in range(3))
-    except ValueError as error:
-        raise Refused(f"{error}; allowed are numeric user, item and rating") from None
-    if not np.isfinite([user, item, rating]).all():
-        raise Refused("a line without user, item or rating")
-    return user, item, rating
-
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t", ".dat": "::"}
-READERS: dict[str, Callable[[Path], Any]] = {
-    ".npy": lambda file: np.load(file, allow_pickle=False),
-    ".npz": lambda file: _choose_array(read_arrays(file)),
-    ".csv": _read_text,
-    ".tsv": _read_text,
-    ".mtx": _read_matrix_market,
-    ".pt": _read_torch,
-    ".parquet": _read_parquet,
-}
-"""Suffix → what reads a matrix from such a file."""

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
-from mfgd.files import read_arrays, read_or_refuse, real_tensor
+from mfgd.files import read_arrays, read_or_refuse
+from mfgd.matrix import real_tensor
 from mfgd.target import Problem
 from mfgd.types import Factors, Positive, Refused
 
@@ -129,7 +130,7 @@ def file(*, path: str, scale: Positive) -> Init:
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         source, file = f"init.path={path}", Path(path).expanduser()
-        reader = _FACTOR_READERS.get(file.suffix)
+        reader = _FACTOR_READERS.get(file.suffix.lower())
         if reader is None:
             raise Refused(f"{source}: unknown format; allowed are {' '.join(_FACTOR_READERS)}")
         arrays = read_or_refuse(reader, file, source)

@@ -40,7 +40,7 @@ class MemoryTracker:
         run_id, status, metrics = uuid4().hex, "FAILED", {}
         if isinstance(result, Row):
             status, metrics = "FINISHED", last_values(result, point.tolerance)
-        params, tags = format_params(point), self.tags | run_tags(point, result)
+        params, tags = format_params(point, problem), self.tags | run_tags(point, result)
         self._lines.append(table_line(run_id, status, self.parent, params, metrics, tags))
         self.runs.append((point, result))
         return run_id

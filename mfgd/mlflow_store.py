@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import json
 import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -116,7 +117,9 @@ class MlflowTracker:
         with self._new_run(point, row, float(row.trajectory["seconds"][-1])) as info:
             most = self.points // max(self.expected, 1)
             points = select_points(row, point.tolerance, info.start_time, most)
-            self._log(info.run_id, point, points)
+            self._log(info.run_id, format_params(point, problem), points)
+            if problem.source is not None:
+                self._log_source(info.run_id, problem)
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_row(folder, row, problem)
@@ -128,7 +131,7 @@ class MlflowTracker:
 
     def _write_error(self, point: Point, error: Exception) -> str:
         with self._new_run(point, error, 0.0) as info:
-            self._log(info.run_id, point, [])
+            self._log(info.run_id, format_params(point, None), [])
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_traceback(folder, error)
@@ -154,15 +157,32 @@ class MlflowTracker:
             terminate = partial(self.client.set_terminated, info.run_id, status, end_time=end)
             mlflow_client.retry_while_locked(terminate)
 
-    def _log(self, run_id: str, point: Point, points: Iterable[MetricPoint]) -> None:
+    def _log(self, run_id: str, texts: Mapping[str, str], points: Iterable[MetricPoint]) -> None:
         from mlflow.entities import Metric, Param
 
-        params = [Param(key, text) for key, text in format_params(point).items()]
+        params = [Param(key, text) for key, text in texts.items()]
         metrics = [Metric(*values) for values in points]
         while params or metrics:
             lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST]
             mlflow_client.retry_while_locked(partial(self.client.log_batch, run_id, *lot))
             params, metrics = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:]
+
+    def _log_source(self, run_id: str, problem: Problem) -> None:
+        """Logs the file of a problem as MLflow's dataset, with the digest of the matrix in it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = problem.source
+        assert source is not None
+        path = Path(source.path).expanduser()
+        dataset = Dataset(
+            name=path.name,
+            digest=source.digest,
+            source_type="local",
+            source=json.dumps({"uri": str(path.absolute())}),
+            profile=json.dumps({"read": source.summary}, ensure_ascii=False),
+        )
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "factored")])]
+        mlflow_client.retry_while_locked(partial(self.client.log_inputs, run_id, inputs))
 
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from mfgd import files
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.draws import (
-    PIECE,
     HashedStream,
     draw_at,
     draw_smallest,
@@ -22,9 +21,11 @@ from mfgd.draws import (
     uniform_numbers,
 )
 from mfgd.observation import Observation
+from mfgd.reading import Listing
 from mfgd.sparse import ListedEntries, LowRank, compress_entries, use_sparse
 from mfgd.target import Problem
 from mfgd.types import NonNegative, Positive, Refused, Seed, Share
+from mfgd.whole import Whole, positions_unless_all
 
 
 class ObservationKeys(TypedDict):
@@ -58,33 +59,23 @@ class ObservationKeys(TypedDict):
     seed: Seed
 
 
-class _Whole(NamedTuple):
-    """A matrix before it is observed."""
-
-    matrix: Tensor | LowRank
-    shape: tuple[int, int]
-    present: Tensor | None
-    """Ascending positions, in the flattened matrix, of the entries that are not missing; None:
-    all."""
-    size: int
-    """How many entries are not missing."""
-
-
 def observe(
-    matrix: Tensor | LowRank,
+    matrix: Tensor | LowRank | Listing,
     *,
     rank: int | None = None,
     generated: bool = False,
+    truth_under_mask: bool = True,
     **keys: Unpack[ObservationKeys],
 ) -> Problem:
     """The problem of a matrix that is seen in part.
 
     Args:
         matrix: (n, m), NaN for a missing entry; or its factors, which are multiplied out unless D
-            is sparse.
+            is sparse; or a list of its entries, of which all others are missing.
         rank: rank of the matrix, if it is known.
         generated: whether the matrix was drawn. A given matrix is the truth only if it differs
             from what is observed.
+        truth_under_mask: whether a given matrix is right at the entries that a given mask hides.
         keys: `ObservationKeys`.
 
     Raises:
@@ -95,21 +86,24 @@ def observe(
         both = f"problem.snr={keys['snr']} beside problem.noise={keys['noise']}"
         raise Refused(f"{both}: allowed is one of the two")
     draws: dict[str, str] = {}
-    whole = _inspect(matrix)
+    whole = Whole(matrix)
     seen = _choose_entries(whole, keys, draws)
-    at = _positions(whole, seen)
-    whole = whole._replace(matrix=_multiply_out(whole, at))
+    at = whole.positions(seen)
+    whole = whole.multiply_out(at)
     matrix = whole.matrix
 
-    clean = _values_at(matrix, at)
+    clean = whole.values_at(at)
     values, deviation = _add_noise(clean, whole, seen, keys, draws)
     values = _add_outliers(values, whole, seen, keys, draws)
     held = hold_out(len(values.flatten()), keys["heldout"], keys["seed"], draws)
 
     disturbed = values is not clean
-    hides = whole.present is None and (seen is not None or disturbed)
+    known = whole.present is None and (truth_under_mask or not keys["mask"])
+    hides = known and (seen is not None or disturbed)
     clear = AllEntries(matrix) if isinstance(matrix, Tensor) else matrix
-    truth = clear if generated or hides else None
+    truth = None
+    if not isinstance(clear, Listing) and (generated or hides):
+        truth = clear
     if at is None and held is None and not disturbed and isinstance(clear, AllEntries):
         problem = Problem(clear)  # D is the matrix itself, and not a copy
     else:
@@ -124,16 +118,7 @@ def observe(
     )
 
 
-def _inspect(matrix: Tensor | LowRank) -> _Whole:
-    if isinstance(matrix, LowRank):
-        n, m = matrix.left.shape[0], matrix.right.shape[1]
-        return _Whole(matrix, (n, m), None, n * m)
-    present = positions_unless_all(~matrix.flatten().isnan())
-    size = matrix.numel() if present is None else len(present)
-    return _Whole(matrix, (matrix.shape[0], matrix.shape[1]), present, size)
-
-
-def _choose_entries(whole: _Whole, keys: ObservationKeys, draws: dict[str, str]) -> Tensor | None:
+def _choose_entries(whole: Whole, keys: ObservationKeys, draws: dict[str, str]) -> Tensor | None:
     """Which of the entries that are not missing are observed, ascending; None: all."""
     observed, size = keys["observed"], whole.size
     if keys["mask"]:
@@ -153,12 +138,12 @@ def _choose_entries(whole: _Whole, keys: ObservationKeys, draws: dict[str, str])
     return seen
 
 
-def _apply_mask(whole: _Whole, path: str, observed: float | int) -> Tensor | None:
+def _apply_mask(whole: Whole, path: str, observed: float | int) -> Tensor | None:
     """Which of the entries that are not missing a given mask shows, ascending; None: all."""
     name = f"problem.mask={path}"
     if observed != 1:
         raise Refused(f"{name} beside problem.observed={observed}: allowed is one of the two")
-    given = files.read_matrix(path, name)
+    given = files.read_mask(path, name)
     if tuple(given.shape) != whole.shape:
         shape = tuple(given.shape)
         raise Refused(f"{name}: a mask of shape {shape}; must be the shape of D, {whole.shape}")
@@ -170,35 +155,9 @@ def _apply_mask(whole: _Whole, path: str, observed: float | int) -> Tensor | Non
     return positions_unless_all(shown)
 
 
-def _positions(whole: _Whole, seen: Tensor | None) -> Tensor | None:
-    """The positions of the observed entries in the flattened matrix, ascending; None: all."""
-    if seen is None:
-        return whole.present
-    return seen if whole.present is None else whole.present[seen]
-
-
-def _multiply_out(whole: _Whole, at: Tensor | None) -> Tensor | LowRank:
-    """The matrix; factors are multiplied out unless the observed entries are listed."""
-    if isinstance(whole.matrix, Tensor):
-        return whole.matrix
-    if at is not None and use_sparse(*whole.shape, len(at)):
-        return whole.matrix
-    return whole.matrix.left @ whole.matrix.right
-
-
-def _values_at(matrix: Tensor | LowRank, at: Tensor | None) -> Tensor:
-    """The entries at positions of the flattened matrix; None: all."""
-    if isinstance(matrix, Tensor):
-        return matrix.flatten() if at is None else matrix.flatten()[at]
-    assert at is not None
-    n, m = matrix.left.shape[0], matrix.right.shape[1]
-    listed = ListedEntries(compress_entries(at, at.to(torch.float64), n, m))
-    return listed.apply(matrix.left, matrix.right).flatten()
-
-
 def _add_noise(
     values: Tensor,
-    whole: _Whole,
+    whole: Whole,
     seen: Tensor | None,
     keys: ObservationKeys,
     draws: dict[str, str],
@@ -206,7 +165,7 @@ def _add_noise(
     """The values with noise, and its standard deviation."""
     deviation = keys["noise"]
     if keys["snr"] is not None:
-        deviation = math.sqrt(_mean_square(whole) / keys["snr"])
+        deviation = math.sqrt(whole.mean_square() / keys["snr"])
     if deviation:
         source = HashedStream("problem noise", keys["seed"])
         values = values + deviation * draw_at(source, standard_normal, whole.size, seen)
@@ -216,7 +175,7 @@ def _add_noise(
 
 def _add_outliers(
     values: Tensor,
-    whole: _Whole,
+    whole: Whole,
     seen: Tensor | None,
     keys: ObservationKeys,
     draws: dict[str, str],
@@ -229,7 +188,7 @@ def _add_outliers(
     numbers = 2 * draw_at(source, uniform_numbers, whole.size, seen) - 1
     draws["outliers"] = source.hash()
     hit = struck if seen is None else locate(struck, seen)
-    bound = keys["outlier_scale"] * _largest_entry(whole.matrix)
+    bound = keys["outlier_scale"] * whole.largest_entry()
     return values.index_copy(0, hit, bound * numbers[hit])
 
 
@@ -273,25 +232,3 @@ def _place(values: Tensor, shape: tuple[int, int], at: Tensor, chosen: Tensor) -
     D, mask = torch.zeros(shape, dtype=values.dtype), torch.zeros(shape, dtype=values.dtype)
     D.view(-1)[at[chosen]], mask.view(-1)[at[chosen]] = values[chosen], 1.0
     return MaskedEntries(D, mask)
-
-
-def positions_unless_all(chosen: Tensor) -> Tensor | None:
-    """The positions at which a flat mask is true; None: everywhere."""
-    return None if chosen.all() else chosen.nonzero()[:, 0]
-
-
-def _mean_square(whole: _Whole) -> float:
-    """Mean square of the entries that are not missing."""
-    if isinstance(whole.matrix, Tensor):
-        return float(_values_at(whole.matrix, whole.present).square().mean())
-    A, B = whole.matrix.left, whole.matrix.right
-    return float(((A.mT @ A) * (B @ B.mT)).sum() / (A.shape[0] * B.shape[1]))
-
-
-def _largest_entry(matrix: Tensor | LowRank) -> float:
-    """The largest entry in absolute value."""
-    if isinstance(matrix, Tensor):
-        return float(matrix.nan_to_num().abs().max())
-    height = max(1, PIECE // matrix.right.shape[1])
-    blocks = torch.split(matrix.left, height)
-    return max(float((rows @ matrix.right).abs().max()) for rows in blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -113,6 +114,18 @@ def drop_seed(component: Component) -> Component:
     """The component without its seed: the seed moves what is drawn, and not its shape."""
     items = tuple((key, value) for key, value in component.items if key != "seed")
     return replace(component, items=items)
+
+
+def list_sources(points: Sequence[Point]) -> list[str]:
+    """What was read from the files of the points, one line a file."""
+    lines: dict[str, None] = {}
+    firsts = {drop_seed(point.problem): point for point in reversed(points)}
+    for point in reversed(firsts.values()):
+        with suppress(Exception):  # the problem fails again, as a run of its own
+            source = load_problem(point.problem).source
+            if source is not None:
+                lines[source.summary] = None
+    return list(lines)
 
 
 def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:

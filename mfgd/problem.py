@@ -15,16 +15,18 @@ import torch
 from mfgd import files
 from mfgd.dense import AllEntries
 from mfgd.draws import hash_tensors, orthonormal, stream
+from mfgd.matrix import as_matrix
 from mfgd.observe import (
     ObservationKeys,
     hold_out,
     observe,
     place_entries,
-    positions_unless_all,
 )
+from mfgd.reading import Decimal, ReadingKeys
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
 from mfgd.types import Count, Positive, Refused, Seed, Share
+from mfgd.whole import positions_unless_all
 
 __all__ = ["Problem", "digits", "file", "from_matrix", "notebook", "ratings", "synthetic"]
 
@@ -40,7 +42,7 @@ def from_matrix(data: Any, source: str = "D") -> Problem:
         Refused: no matrix, an empty matrix, entries that are infinite or no real numbers, or
             nothing observed.
     """
-    D = files.as_matrix(data, source)
+    D = as_matrix(data, source)
     present = positions_unless_all(~D.flatten().isnan())
     if present is None:
         return Problem(AllEntries(D))  # D itself, and not a copy in another layout
@@ -101,33 +103,61 @@ def digits(**observation: Unpack[ObservationKeys]) -> Problem:
     through `observe`."""
     from sklearn.datasets import load_digits
 
-    return observe(files.as_matrix(load_digits().data, "problem=digits"), **observation)
+    return observe(as_matrix(load_digits().data, "problem=digits"), **observation)
 
 
-def file(*, path: str, **observation: Unpack[ObservationKeys]) -> Problem:
-    """A matrix from a file, seen through `observe`: .npy, .npz, .csv, .tsv, .mtx, .pt or .parquet.
+def file(
+    *,
+    path: str,
+    variable: str | None,
+    unlisted: files.Unlisted,
+    truth: bool,
+    header: bool | None,
+    index: bool | None,
+    separator: str | None,
+    decimal: Decimal | None,
+    missing: list[str | int | float] | None,
+    columns: int | list[str | int] | None,
+    **observation: Unpack[ObservationKeys],
+) -> Problem:
+    """A matrix from a file, seen through `observe`.
 
-    NaN, or an empty cell, is a missing entry. If an .npz or .pt file has several arrays, one of
-    them must be named D. An entry that a .mtx file does not list is 0, as the format says. A first
-    line of a .csv or .tsv file without a number in it is a header. No pickled object is ever
-    loaded.
+    The formats, and how each is read, are [in a table](#files). NaN, or an empty cell, is a missing
+    entry. A file that can be read in two ways is refused, and the message names the key that
+    decides. No pickled object is ever loaded.
 
     Args:
         path: the file.
+        variable: which array of a file with several is read; null: the only one, or D.
+        unlisted: what an entry is that a sparse matrix does not list.
+        truth: whether D is right at the entries that problem.mask hides; if not, these are unknown,
+            and errors are those of the observed entries.
 
     Raises:
-        Refused: no such file, another format, no matrix, unusable contents, or a key that `observe`
-            refuses.
+        Refused: no such file, another format, no matrix, unusable contents, a file that can be read
+            in two ways, or a key that `observe` refuses.
     """
-    return observe(files.read_matrix(path, f"problem.path={path}"), **observation)
+    keys = ReadingKeys(
+        header=header,
+        index=index,
+        separator=separator,
+        decimal=decimal,
+        missing=missing,
+        columns=columns,
+    )
+    name = f"problem.path={path}"
+    matrix, source = files.read_matrix(path, name, keys, variable=variable, unlisted=unlisted)
+    return replace(observe(matrix, truth_under_mask=truth, **observation), source=source)
 
 
-def ratings(*, path: str, heldout: Share, seed: Seed) -> Problem:
-    """Users × items from a MovieLens file: u.data (tabs), ratings.dat (::) or ratings.csv (a header
-    and commas).
+def ratings(*, path: str, heldout: Share, seed: Seed, **keys: Unpack[ReadingKeys]) -> Problem:
+    """Users × items from a file with one rating a line, such as those of MovieLens (u.data,
+    u1.base, ratings.dat, ratings.csv), LIBMF, RecBole and the Netflix prize.
 
-    Users and items are numbered in the order of their ids. A pair without a rating is missing; a
-    pair that is rated twice keeps its last rating.
+    Columns are found by the names in the header; without a header they are user, item and rating,
+    in this order. Ids are whole numbers or text, and never floats; users and items are numbered in
+    the order of their ids. A pair without a rating is missing; a pair that is rated twice keeps its
+    last rating.
 
     Args:
         path: the file.
@@ -135,20 +165,13 @@ def ratings(*, path: str, heldout: Share, seed: Seed) -> Problem:
         seed: moves which ratings are held out.
 
     Raises:
-        Refused: no such file, another format, a line without user, item or rating, or a share that
-            leaves nothing.
+        Refused: no such file, another format, a line without user, item or rating, columns that may
+            be others, or a share that leaves nothing.
     """
-    source = f"problem.path={path}"
-    user, item, rating = files.read_ratings(path, source)
-    users, row = np.unique(user, return_inverse=True)
-    items, column = np.unique(item, return_inverse=True)
-    n, m = len(users), len(items)
-    if n == 0:
-        raise Refused(f"{source}: an empty matrix of shape (0, 0); allowed is at least one rating")
-    # The first place in reverse order is the last rating of a pair.
-    at, last = np.unique((row * m + column)[::-1], return_index=True)
+    listing, source = files.read_ratings(path, f"problem.path={path}", keys)
+    n, m = listing.shape
     draws: dict[str, str] = {}
-    held = hold_out(len(at), heldout, seed, draws)
-    rated = torch.from_numpy(rating[::-1][last])
-    positions = None if len(at) == n * m else torch.from_numpy(at)
-    return replace(place_entries(rated, (n, m), positions, held), draws=draws)
+    held = hold_out(len(listing.at), heldout, seed, draws)
+    positions = None if len(listing.at) == n * m else listing.at
+    placed = place_entries(listing.values, listing.shape, positions, held)
+    return replace(placed, draws=draws, source=source)

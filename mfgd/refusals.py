@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -42,6 +43,10 @@ def explain(error: Exception) -> str:
         if not error.options:
             return f"{group}={option}: no such group"
         return f"{group}={option}: allowed are {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return _explain_unreadable(error.override, text)
+    if match := re.match(r"Error parsing override '(.*)'\n", text):
+        return _explain_unreadable(match[1], text)
     if match := re.search(r"Could not override '([^']*)'", text):
         return _explain_unknown_key(match[1])
     if "Config group override" in text:
@@ -51,6 +56,16 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; give {error.full_key}=VALUE"
     return " ".join(text.split())
+
+
+def _explain_unreadable(given: str, text: str) -> str:
+    """Why Hydra cannot read an argument, and how to quote it: its values know few signs."""
+    key, equals, value = given.partition("=")
+    if not equals or value[:1] in ("[", "{", "'", '"'):
+        return " ".join(text.split())
+    escaped = value.replace('"', '\\"')
+    quoted = shlex.quote(f'{key}="{escaped}"')
+    return f"{given}: such a value needs quotes of its own; write {quoted}"
 
 
 def _explain_unknown_key(key: str) -> str:

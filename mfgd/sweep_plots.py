@@ -104,9 +104,14 @@ def _write_cells(axes: Axes, errors: pandas.DataFrame, well: pandas.DataFrame) -
 def find_varied(runs: pandas.DataFrame) -> list[str]:
     """The params that take several values.
 
-    A param that only some runs have, with one value, follows from another param.
+    A param that only some runs have, with one value, follows from another param, and so does what
+    is known of the data.
     """
-    params = [name for name in runs.columns if name.startswith("params.")]
+    params = [
+        name
+        for name in runs.columns
+        if name.startswith("params.") and not name.startswith("params.data.")
+    ]
     return [name.removeprefix("params.") for name in params if runs[name].nunique() > 1]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mfgd.dense import AllEntries
 from mfgd.kernel import Stack
 from mfgd.observation import Observation, Truth
+from mfgd.reading import Source
 from mfgd.spectra import Triplets, drop_rounding
 
 
@@ -33,6 +34,8 @@ class Problem:
     noise: float | None = None
     """Standard deviation of the Gaussian noise of D about the truth; None if it is unknown or there
     are outliers."""
+    source: Source | None = None
+    """The file that D was read from; None if there is none."""
     draws: dict[str, str] = field(default_factory=dict)
     """Hash of each random draw that was made: data, noise, mask, outliers, heldout."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mfgd.config import Point
 from mfgd.record import Row
+from mfgd.target import Problem
 
 CURVES = ("loss", "relative_error")
 """The measures of which a run of a large sweep has a curve."""
@@ -21,9 +22,14 @@ LONGEST = 6000
 """Characters of a param."""
 
 
-def format_params(point: Point) -> dict[str, str]:
-    """The params of a run as text."""
-    return {key: _format_value(value) for key, value in point.params().items()}
+def format_params(point: Point, problem: Problem | None) -> dict[str, str]:
+    """The params of a run as text, and the size of its data unless the run raised."""
+    params = {key: _format_value(value) for key, value in point.params().items()}
+    if problem is not None:
+        n, m = problem.shape
+        sizes = {"rows": n, "columns": m, "observed": int(problem.count)}
+        params |= {f"data.{name}": str(size) for name, size in sizes.items()}
+    return params
 
 
 def _format_value(value: Any) -> str:

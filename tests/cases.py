@@ -102,6 +102,17 @@ OBSERVATION = {  # all of it, as it is
     "seed": 0,
 }
 
+READING = {  # as the file says
+    "header": None,
+    "index": None,
+    "separator": None,
+    "decimal": None,
+    "missing": None,
+    "columns": None,
+}
+
+FILE = READING | {"variable": None, "unlisted": "zero", "truth": False} | OBSERVATION
+
 SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0} | OBSERVATION
 
 PROBLEMS = {
@@ -115,12 +126,12 @@ PROBLEMS = {
 
 def _file(folder: Path) -> Problem:
     np.save(folder / "D.npy", [[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
-    return mfgd.problem.file(path=str(folder / "D.npy"), **OBSERVATION)
+    return mfgd.problem.file(path=str(folder / "D.npy"), **FILE)
 
 
 def _ratings(folder: Path) -> Problem:
     (folder / "u.data").write_text("1\t1\t5\t0\n2\t2\t3\t0\n")
-    return mfgd.problem.ratings(path=str(folder / "u.data"), heldout=0.0, seed=0)
+    return mfgd.problem.ratings(path=str(folder / "u.data"), heldout=0.0, seed=0, **READING)
 
 
 PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {

@@ -328,15 +328,34 @@ REFUSED = {
     "problem=file problem.path=missing.npy": "problem.path=missing.npy: no such file",
     "problem=file problem.path=empty.csv": "problem.path=empty.csv: an empty file",
     "problem=file problem.path=ragged.csv": "problem.path=ragged.csv: ragged: rows of 2 to 3 cells",
-    "problem=file problem.path=text.csv": (
-        "problem.path=text.csv: row 1: could not convert string to float: 'x'"
+    "problem=file problem.path=text.csv": "problem.path=text.csv: the first line, 1, x, holds",
+    "problem=file problem.path=counted.csv": "problem.path=counted.csv: the first column, 0, 1…, ",
+    "problem=file problem.path=pickle.npy problem.header=true": (
+        "problem.path=pickle.npy: problem.header=True: decides nothing for a .npy file; allowed: "
+    ),
+    "problem=file problem.path=text.csv problem.decimal=x": "problem.decimal=x: must be '.', ','",
+    "problem=file problem.path=text.csv problem.unlisted=x": "problem.unlisted=x: must be 'zero'",
+    "problem=file problem.path=a=b.csv": (
+        "problem.path=a=b.csv: such a value needs quotes of its own; "
+        "write 'problem.path=\"a=b.csv\"'"
+    ),
+    "problem=file problem.path=müller[1].csv": (
+        "problem.path=müller[1].csv: such a value needs quotes of its own; "
+        "write 'problem.path=\"müller[1].csv\"'"
+    ),
+    "problem=file problem.path=a(1).csv": (
+        "problem.path=a(1).csv: such a value needs quotes of its own; "
+        "write 'problem.path=\"a(1).csv\"'"
+    ),
+    "problem=ratings problem.path=counted.csv": (
+        "problem.path=counted.csv: fewer than 3 columns; allowed are at least user, item and rating"
     ),
     "problem=file problem.path=nan.csv": "problem.path=nan.csv: every entry is missing",
     "problem=file problem.path=inf.csv": "problem.path=inf.csv: 1 infinite entries",
     "problem=file problem.path=pickle.npy": "problem.path=pickle.npy: not readable as .npy",
     "problem=file problem.path=pickle.pt": "problem.path=pickle.pt: not readable as .pt",
     "problem=file problem.path=matrix.xls": (
-        "problem.path=matrix.xls: unknown format; allowed are .npy"
+        "problem.path=matrix.xls: unknown format; allowed are .csv .tsv"
     ),
     "loss._target_=nowhere.cauchy": "loss._target_=nowhere.cauchy: ModuleNotFoundError",
     "tracking.uri=ftp://example.org": (
@@ -389,6 +408,7 @@ def spoil(folder):
     (folder / "empty.csv").touch()
     (folder / "ragged.csv").write_text("1,2,3\n4,5\n")
     (folder / "text.csv").write_text("1,x\n2,3\n")
+    (folder / "counted.csv").write_text("0,1.5\n1,2.5\n")
     (folder / "nan.csv").write_text("nan,\n,nan\n")
     (folder / "inf.csv").write_text("1,inf\n2,3\n")
     (folder / "matrix.xls").write_text("1")

@@ -1,17 +1,21 @@
-"""Matrices and ratings from files, and everything that is refused."""
+"""Matrices from files of every format, and everything that is refused."""
 
+import gzip
 import pickle
 
+import h5py
 import numpy as np
 import pandas
 import pytest
 import torch
-from cases import OBSERVATION
+from cases import FILE
 from numpy.testing import assert_array_equal
-from scipy.io import mmwrite
-from scipy.sparse import coo_array
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.io import mmwrite, savemat
+from scipy.sparse import coo_array, csc_array, random_array, save_npz
 
-from mfgd import files, problem
+from mfgd import files, formats, problem
 from mfgd.types import Refused
 
 NAN = np.nan
@@ -19,11 +23,7 @@ TABLE = np.array([[1.5, NAN, -3.0, 0.1], [4e-9, 5.0, 6e12, NAN]])
 
 
 def file(**keys) -> problem.Problem:
-    return problem.file(**OBSERVATION | keys)
-
-
-def ratings(**keys) -> problem.Problem:
-    return problem.ratings(**{"heldout": 0.0, "seed": 0} | keys)
+    return problem.file(**FILE | keys)
 
 
 def observed(given: problem.Problem) -> np.ndarray:
@@ -37,17 +37,30 @@ def save(path, array: np.ndarray) -> str:
         ".npz": lambda: np.savez(path, anything=array),
         ".csv": lambda: pandas.DataFrame(array).to_csv(path, index=False, header=False),
         ".tsv": lambda: pandas.DataFrame(array).to_csv(path, sep="\t", index=False, header=False),
+        ".txt": lambda: np.savetxt(path, array, fmt="%.17g"),
+        ".dat": lambda: np.savetxt(path, array),
+        ".data": lambda: np.savetxt(path, array, delimiter=","),
         ".mtx": lambda: mmwrite(path, array),
+        ".mat": lambda: savemat(path, {"anything": array}),
+        ".h5": lambda: save_hdf5(path, {"group/anything": array}),
+        ".hdf5": lambda: save_hdf5(path, {"anything": array}),
         ".pt": lambda: torch.save(torch.from_numpy(array), path),
-        ".parquet": lambda: pandas.DataFrame(array).rename(columns=str).to_parquet(path),
+        ".safetensors": lambda: save_file({"anything": torch.from_numpy(array)}, path),
+        ".parquet": lambda: pandas.DataFrame(array).rename(columns="c{}".format).to_parquet(path),
+        ".feather": lambda: pandas.DataFrame(array).rename(columns="c{}".format).to_feather(path),
     }
     write[path.suffix.lower()]()
     return str(path)
 
 
-def test_known_formats():
-    assert set(files.READERS) == {".npy", ".npz", ".csv", ".tsv", ".mtx", ".pt", ".parquet"}
+def save_hdf5(path, arrays: dict[str, np.ndarray]) -> None:
+    with h5py.File(path, "w") as content:
+        for name, array in arrays.items():
+            content[name] = array
 
+
+IMAGES = [".png", ".jpg", ".jpeg"]
+SUFFIXES = sorted({*files.TEXTS, *formats.FRAMES, *formats.READERS} - set(IMAGES))
 
 ARRAYS = {"nan": TABLE, "full": np.nan_to_num(TABLE), "int": np.arange(6).reshape(3, 2)}
 
@@ -55,7 +68,7 @@ ARRAYS = {"nan": TABLE, "full": np.nan_to_num(TABLE), "int": np.arange(6).reshap
 @pytest.mark.parametrize(
     ("suffix", "array"),
     # MatrixMarket has no missing entries.
-    [(s, a) for s in files.READERS for a in ARRAYS if (s, a) != (".mtx", "nan")],
+    [(s, a) for s in SUFFIXES for a in ARRAYS if (s, a) != (".mtx", "nan")],
 )
 def test_round_trip(suffix, array, tmp_path):
     array = ARRAYS[array]
@@ -86,37 +99,6 @@ def test_unlisted_entries_of_matrix_market_are_zero(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1,2,3\n4,,6\n",
-        "a,b,c\n1,2,3\n4,,6\n",
-        ",b,c\n1,2,3\n4,,6\n",
-        "\ufeffa,b,c\r\n1,2,3\r\n4,,6\r\n",
-        "1, 2 ,3\n\n4,NaN,6",
-        '"1","2","3"\n"4","","6"\n',
-        "1e0,2.0,+3\n4, ,6\n",
-    ],
-    ids=[
-        "plain",
-        "header",
-        "header with a blank",
-        "BOM and CRLF",
-        "spaces and blank line",
-        "quotes",
-        "notations",
-    ],
-)
-def test_csv_as_people_write_it(text, tmp_path):
-    (tmp_path / "data.csv").write_text(text, newline="")
-    assert_array_equal(observed(file(path=str(tmp_path / "data.csv"))), [[1, 2, 3], [4, NAN, 6]])
-
-
-def test_a_first_line_of_missing_entries_is_no_header(tmp_path):
-    (tmp_path / "data.csv").write_text(",,\n1,2,3\n")
-    assert_array_equal(observed(file(path=str(tmp_path / "data.csv"))), [[NAN] * 3, [1, 2, 3]])
-
-
 def test_parquet_of_nullable_columns(tmp_path):
     frame = pandas.DataFrame(
         {"a": pandas.array([1, None], dtype="Int64"), "b": [0.5, None], "c": [True, False]}
@@ -145,17 +127,16 @@ class Payload:
 UNUSABLE = {
     "missing.csv": (None, "no such file"),
     "folder.csv": (lambda path: path.mkdir(), "no such file"),
-    **{f"empty{suffix}": (b"", "an empty file") for suffix in files.READERS},
-    **{f"garbage{suffix}": (b"\x00\x01\xff garbage \n", "") for suffix in files.READERS},
-    **{f"words{suffix}": (b"hello\n", "") for suffix in files.READERS},
-    "unknown.xlsx": (b"1,2\n", "unknown format; allowed are .npy"),
+    **{f"empty{suffix}": (b"", "an empty file") for suffix in [*SUFFIXES, *IMAGES]},
+    **{f"garbage{suffix}": (b"\x00\x01\xff garbage \n", "") for suffix in [*SUFFIXES, *IMAGES]},
+    **{f"words{suffix}": (b"hello\n", "") for suffix in [*SUFFIXES, *IMAGES]},
+    "unknown.xlsx": (b"1,2\n", "unknown format; allowed are .csv .tsv"),
     "none": (b"1,2\n", "unknown format"),
     "ragged.csv": (b"1,2\n3\n", "ragged: rows of 1 to 2 cells"),
-    "text.csv": (b"1,2\n3,x\n", "row 2: .*'x'; allowed are numbers"),
+    "text.csv": (b"1,2\n3,x\n", "line 2: 'x' is no number; allowed are numbers"),
     "header-only.csv": (b"a,b\n", "empty matrix"),
     "infinite.csv": (b"1,inf\n", "1 infinite"),
     "blank.csv": (b",\n,\n", "every entry is missing"),
-    "latin.csv": ("a,é\n1,2\n".encode("latin-1"), "not readable as .csv"),
     "endless-quote.csv": (b'"' + b"1,2\n" * 50_000, "not readable as .csv"),
     "vector.npy": (lambda path: np.save(path, np.ones(3)), r"shape \(3,\)"),
     "complex.npy": (lambda path: np.save(path, np.eye(2, dtype=complex)), "complex"),
@@ -177,7 +158,7 @@ UNUSABLE = {
     ),
     "several.npz": (
         lambda path: np.savez(path, A=np.eye(2), B=np.eye(2)),
-        "arrays A, B; allowed is one array, or one",
+        "arrays A, B; allowed is one array, or one named D; problem.variable=NAME decides",
     ),
     "several.pt": (
         lambda path: torch.save({"A": torch.eye(2), "B": torch.eye(2)}, path),
@@ -194,6 +175,14 @@ UNUSABLE = {
         "",
     ),
     "complex.mtx": (lambda path: mmwrite(path, np.eye(2, dtype=complex)), "complex"),
+    "complex.pt": (lambda path: torch.save(torch.eye(2, dtype=torch.cfloat), path), "complex"),
+    "large.npy": (lambda path: np.save(path, np.array([[2**53 + 1]])), r"beyond 2\^53"),
+    "broken.csv.gz": (b"1,2\n", "not readable as .gz"),
+    "struct.mat": (lambda path: savemat(path, {"D": {"a": 1.0}}), "entries of type"),
+    "half.png": (
+        lambda path: Image.new("LA", (2, 2), (9, 128)).save(path),
+        "transparent in part",
+    ),
 }
 
 
@@ -210,7 +199,7 @@ def test_file_refuses_in_one_line(name, tmp_path, capsys):
 
 
 def test_truncated_files_are_refused(tmp_path):
-    for suffix in (".npy", ".npz", ".pt", ".parquet"):
+    for suffix in (".npy", ".npz", ".pt", ".parquet", ".feather", ".mat", ".h5", ".safetensors"):
         path = tmp_path / f"data{suffix}"
         save(path, np.random.default_rng(0).normal(size=(20, 20)))
         whole = path.read_bytes()
@@ -220,54 +209,210 @@ def test_truncated_files_are_refused(tmp_path):
                 file(path=str(path))
 
 
-# Ratings
+# Sparse matrices
 
 
-LINES = [(7, 30, 4, 1), (2, 10, 1.5, 2), (7, 10, 5, 3), (2, 20, 3, 4), (7, 30, 2, 5)]
+@pytest.mark.parametrize("suffix", [".mtx", ".npz", ".mat", ".pt"])
+@pytest.mark.parametrize("unlisted", ["zero", "missing"])
+def test_what_an_unlisted_entry_is(suffix, unlisted, tmp_path):
+    matrix = coo_array(([2.5, -1.0, 0.0], ([0, 2, 1], [1, 3, 0])), shape=(3, 4))
+    path = tmp_path / f"data{suffix}"
+    at = np.array([[0, 2, 1], [1, 3, 0]])
+    values = torch.sparse_coo_tensor(at, [2.5, -1.0, 0.0], (3, 4), check_invariants=False)
+    write = {
+        ".mtx": lambda: mmwrite(path, matrix),
+        ".npz": lambda: save_npz(path, matrix),
+        ".mat": lambda: savemat(path, {"A": matrix}),
+        ".pt": lambda: torch.save(values, path),
+    }
+    write[suffix]()
+    given = file(path=str(path), unlisted=unlisted)
+    expected = matrix.toarray()
+    if unlisted == "missing":
+        expected[:] = NAN
+        expected[[0, 2], [1, 3]] = [2.5, -1.0]
+        expected[1, 0] = 0.0
+    assert_array_equal(observed(given), expected)
+    assert f"3 entries listed, all others {unlisted}" in given.source.summary
 
-USERS_BY_ITEMS = [
-    [1.5, 3, NAN],
-    [5, NAN, 2],
-]  # users 2, 7; items 10, 20, 30; the last line overrides the first
+
+def test_missing_entries_of_a_large_sparse_matrix_stay_unlisted(tmp_path):
+    matrix = random_array((3000, 2000), density=0.001, rng=np.random.default_rng(0))
+    save_npz(tmp_path / "D.npz", matrix.tocsr())
+    given = file(path=str(tmp_path / "D.npz"), unlisted="missing", heldout=0.1)
+    assert given.observation.arrays_of_a_step is None
+    both = given.observation.matrix.to_dense() + given.heldout.matrix.to_dense()
+    assert_array_equal(both, matrix.toarray())
+    seen = file(path=str(tmp_path / "D.npz"), unlisted="missing", observed=0.5, noise=0.1)
+    assert seen.count == round(0.5 * matrix.nnz)
+    at = seen.observation.matrix.to_dense().numpy() != 0
+    difference = (seen.observation.matrix.to_dense().numpy() - matrix.toarray())[at]
+    assert 0.08 < difference.std() < 0.12
+
+
+def test_entries_that_a_matrix_lists_twice_are_added(tmp_path):
+    (tmp_path / "D.mtx").write_text(
+        "%%MatrixMarket matrix coordinate real general\n2 2 3\n1 1 1.5\n1 1 2\n2 1 4\n"
+    )
+    given = file(path=str(tmp_path / "D.mtx"))
+    assert_array_equal(given.D, [[3.5, 0], [4, 0]])
+    assert "1 of them added to another of the same place" in given.source.summary
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", ">i2", "<u2", "f2", "longdouble", "?"])
+def test_any_byte_order_and_type(dtype, tmp_path):
+    array = np.array([[1, 0, 1], [0, 1, 1]]).astype(dtype)
+    np.save(tmp_path / "D.npy", array)
+    assert_array_equal(file(path=str(tmp_path / "D.npy")).D, array.astype(float))
+
+
+def test_a_plain_array_beside_python_objects(tmp_path):
+    np.savez(tmp_path / "D.npz", D=np.eye(2), names=np.array([["a", 1]], dtype=object))
+    assert_array_equal(file(path=str(tmp_path / "D.npz")).D, np.eye(2))
+
+
+def test_the_variable_that_is_named(tmp_path):
+    arrays = {"X": np.arange(6.0).reshape(3, 2), "Y": np.eye(2)}
+    for suffix in formats.CONTAINERS:
+        path = tmp_path / f"data{suffix}"
+        write = {
+            ".npz": lambda path: np.savez(path, **arrays),
+            ".pt": lambda path: torch.save({k: torch.tensor(v) for k, v in arrays.items()}, path),
+            ".safetensors": lambda path: save_file(
+                {k: torch.tensor(v) for k, v in arrays.items()}, path
+            ),
+            ".mat": lambda path: savemat(path, arrays),
+        }
+        write.get(suffix, lambda path: save_hdf5(path, arrays))(path)
+        assert_array_equal(file(path=str(path), variable="X").D, arrays["X"])
+        with pytest.raises(Refused, match=r"problem\.variable=Z: no such array; there are X, Y"):
+            file(path=str(path), variable="Z")
+        with pytest.raises(Refused, match=r"problem\.variable=NAME decides"):
+            file(path=str(path))
+
+
+def test_a_parameter_of_torch(tmp_path):
+    torch.save({"weight": torch.nn.Parameter(torch.eye(3))}, tmp_path / "D.pt")
+    assert_array_equal(file(path=str(tmp_path / "D.pt")).D, np.eye(3))
+
+
+def test_arrays_of_matlab_7_3_are_transposed_and_sparse_ones_are_read(tmp_path):
+    """MATLAB writes its columns as the rows of HDF5, and says so in an attribute."""
+    D, sparse = np.arange(6.0).reshape(2, 3), csc_array([[0.0, 2.0], [1.0, 0.0], [0.0, 3.0]])
+    with h5py.File(tmp_path / "D.mat", "w", userblock_size=512) as content:
+        content["D"] = D.T
+        content["D"].attrs["MATLAB_class"] = np.bytes_("double")
+        group = content.create_group("S")
+        group.attrs["MATLAB_sparse"] = np.uint64(3)
+        group.attrs["MATLAB_class"] = np.bytes_("double")
+        group["data"], group["ir"], group["jc"] = sparse.data, sparse.indices, sparse.indptr
+        content.create_group("#refs#")["a"] = np.zeros(3)
+    head = b"MATLAB 7.3 MAT-file".ljust(124, b" ") + b"\x00\x02IM"
+    content = (tmp_path / "D.mat").read_bytes()
+    (tmp_path / "D.mat").write_bytes(head + content[128:])
+    assert_array_equal(file(path=str(tmp_path / "D.mat")).D, D)
+    assert_array_equal(file(path=str(tmp_path / "D.mat"), variable="S").D, sparse.toarray())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "I;16"])
+def test_grey_values_of_an_image(mode, tmp_path):
+    generator = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(generator.integers(0, 2**16, (4, 5), dtype=np.uint16))
+        expected = np.array(image)
+    else:
+        pixels = Image.fromarray(generator.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        image = pixels.convert(mode)
+        expected = np.array(image.convert("RGB" if mode == "P" else mode).convert("L"))
+    image.save(tmp_path / "D.png")
+    given = file(path=str(tmp_path / "D.png"))
+    assert_array_equal(given.D, expected)
+    assert "grey values" in given.source.summary
+
+
+def test_transparent_pixels_are_missing(tmp_path):
+    pixels = np.array([[[9, 255], [7, 0]], [[200, 255], [0, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels, mode="LA").save(tmp_path / "D.png")
+    assert_array_equal(observed(file(path=str(tmp_path / "D.png"))), [[9, NAN], [200, 0]])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".mtx", ".npy"])
+def test_compressed_files(suffix, tmp_path):
+    plain = tmp_path / f"D{suffix}"
+    save(plain, np.arange(6.0).reshape(3, 2) / 7)
+    with gzip.open(f"{plain}.gz", "wb") as compressed:
+        compressed.write(plain.read_bytes())
+    assert_array_equal(file(path=f"{plain}.gz").D, np.arange(6.0).reshape(3, 2) / 7)
+
+
+def test_what_a_run_keeps_is_a_problem_again(tmp_path):
+    """D of a sparse run is kept as the parts of a compressed matrix."""
+    dense = {"C": torch.ones(3, 2), "F": torch.ones(2, 4), "D": torch.eye(3, 4)}
+    save_file(dense, tmp_path / "matrices.safetensors")
+    assert_array_equal(file(path=str(tmp_path / "matrices.safetensors")).D, np.eye(3, 4))
+    del dense["D"]
+    parts = {
+        "D.row_starts": torch.tensor([0, 1, 1, 2], dtype=torch.int32),
+        "D.columns": torch.tensor([3, 0], dtype=torch.int32),
+        "D.values": torch.tensor([1.5, 2.5]),
+    }
+    save_file(dense | parts, tmp_path / "sparse.safetensors")
+    given = file(path=str(tmp_path / "sparse.safetensors"), unlisted="missing")
+    expected = np.full((3, 4), NAN)
+    expected[0, 3], expected[2, 0] = 1.5, 2.5
+    assert_array_equal(observed(given), expected)
+
+
+def test_numbers_that_mean_missing(tmp_path):
+    np.save(tmp_path / "D.npy", [[1.0, -999.0], [99.5, 3.0]])
+    given = file(path=str(tmp_path / "D.npy"), missing=[-999, "NA"])
+    assert_array_equal(observed(given), [[1, NAN], [99.5, 3]])
 
 
 @pytest.mark.parametrize(
-    ("name", "header", "separator"),
+    ("suffix", "key", "value"),
     [
-        ("u.data", "", "\t"),
-        ("ratings.dat", "", "::"),
-        ("ratings.csv", "userId,movieId,rating,timestamp\n", ","),
+        (".npy", "header", True),
+        (".npz", "separator", "comma"),
+        (".csv", "variable", "D"),
+        (".parquet", "header", False),
+        (".mtx", "index", True),
     ],
 )
-@pytest.mark.parametrize("width", [4, 3])
-def test_ratings(name, header, separator, width, tmp_path):
-    if width == 3:
-        header = header.replace(",timestamp", "")
-    text = header + "".join(separator.join(map(str, line[:width])) + "\n" for line in LINES)
-    (tmp_path / name).write_text(text)
-    assert_array_equal(observed(ratings(path=str(tmp_path / name))), USERS_BY_ITEMS)
+def test_keys_that_decide_nothing_are_refused(suffix, key, value, tmp_path):
+    path = save(tmp_path / f"D{suffix}", np.eye(2))
+    with pytest.raises(Refused, match=rf"problem\.{key}={value}: decides nothing for a {suffix}"):
+        file(path=path, **{key: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("u.data", None, "no such file"),
-        ("u.data", "", "an empty file"),
-        ("u.tsv", "1\t1\t5\n", "unknown format; allowed are u.data, ratings.dat and ratings.csv"),
-        ("u.data", "1\t2\n", "2 columns; allowed are at least user, item and rating"),
-        ("u.data", "1 1 5 0\n", "1 columns"),
-        ("u.data", "1\tx\t5\n", "allowed are numeric"),
-        ("u.data", "1\t1\t\n", "a line without user, item or rating"),
-        ("u.data", "1\t1\tinf\n", "a line without"),
-        ("ratings.csv", "userId,movieId,rating\n", "empty matrix"),
-        ("ratings.csv", "userId,movieId,rating\n1,2\n", "a line without"),
-        ("ratings.dat", "1::1::5::0\n1::1::5::0::9::9\n", "not readable as .dat"),
-        ("ratings.dat", "1:1:5\n", "values between single colons; allowed are user::item::rating"),
-    ],
-)
-def test_ratings_refuses(name, content, reason, tmp_path):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(Refused, match=rf"^problem\.path=.*{name}: .*{reason}") as refused:
-        ratings(path=str(tmp_path / name))
-    assert "\n" not in str(refused.value)
+def test_tables_of_pandas(tmp_path):
+    frame = pandas.DataFrame({"name": ["x", "y"], "a": [1, 2], "b": [3.5, NAN]})
+    frame.to_parquet(tmp_path / "D.parquet")
+    given = file(path=str(tmp_path / "D.parquet"))
+    assert_array_equal(observed(given), [[1, 3.5], [2, NAN]])
+    assert given.source.summary.endswith("first column taken as row names")
+    frame.drop(columns="name").reset_index().to_feather(tmp_path / "D.feather")
+    assert_array_equal(observed(file(path=str(tmp_path / "D.feather"))), [[1, 3.5], [2, NAN]])
+    chosen = file(path=str(tmp_path / "D.feather"), columns=["b"])
+    assert_array_equal(observed(chosen), [[3.5], [NAN]])
+    pandas.DataFrame({"id": [7, 9], "a": [1.5, 2.5]}).to_parquet(tmp_path / "ids.parquet")
+    with pytest.raises(Refused, match=r"the column 'id' holds row names \(problem\.index=true\)"):
+        file(path=str(tmp_path / "ids.parquet"))
+
+
+def test_a_masked_entry_is_no_truth_unless_the_user_says_so(tmp_path):
+    (tmp_path / "z.csv").write_text("1,2\n3,0\n")
+    path = str(tmp_path / "z.csv")
+    assert file(path=path, mask=path).truth is None
+    assert_array_equal(file(path=path, mask=path, truth=True).truth.target, [[1, 2], [3, 0]])
+    assert_array_equal(file(path=path, observed=3).truth.target, [[1, 2], [3, 0]])
+
+
+def test_a_mask_has_no_header_if_it_may_have_one(tmp_path):
+    (tmp_path / "D.csv").write_text("1.5,2.5\n3.5,4.5\n")
+    (tmp_path / "mask.csv").write_text("0,1\n1,0\n")
+    given = file(path=str(tmp_path / "D.csv"), mask=str(tmp_path / "mask.csv"))
+    assert_array_equal(observed(given), [[NAN, 2.5], [3.5, NAN]])

@@ -1,5 +1,6 @@
 """The command line, in this process or as a process of its own."""
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import mfgd
+from mlflow import MlflowClient
 
 import mfgd as package
 
@@ -61,6 +63,50 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert last.endswith("http://127.0.0.1:5000/#/experiments/1/runs")
     assert "16/16" in (demo / "stderr.txt").read_text()
     assert set(statuses(demo)) == {"FINISHED"}
+
+
+def test_what_was_read_is_printed_before_a_run_and_kept_with_it(here, tmp_path):
+    D = np.random.default_rng(0).normal(size=(40, 6))
+    pandas.DataFrame(D).to_csv(tmp_path / "D.csv")
+    read = (
+        "D.csv: 40×6 matrix, 240 entries observed, header skipped, first column taken as row names"
+    )
+    line = ("problem=file", "problem.path=D.csv", "steps=2000", "lr=0.5", "lr_unit=sigma1")
+    done = here(*line, "init=spectral")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == read
+    run = package.load_runs().iloc[0]
+    sizes = run[["params.data.rows", "params.data.columns", "params.data.observed"]]
+    assert list(sizes) == ["40", "6", "240"]
+    # The relative error at rank 2 is that of the truncated singular value decomposition.
+    sigma = np.linalg.svd(D, compute_uv=False)
+    expected = np.linalg.norm(sigma[2:]) / np.linalg.norm(sigma)
+    assert run["metrics.final_relative_error"] == pytest.approx(expected, rel=1e-6)
+    swept = here("--multirun", *line, "rank=1,2", "problem.observed=0.5,200")
+    assert swept.stdout.count(read) == 1
+    (dataset,) = MlflowClient().get_run(run["run_id"]).inputs.dataset_inputs
+    assert dataset.dataset.name == "D.csv"
+    assert json.loads(dataset.dataset.profile) == {"read": read}
+    np.save(tmp_path / "D.npy", D)
+    here("problem=file", "problem.path=D.npy", "steps=2")
+    again = MlflowClient().get_run(package.load_runs().iloc[0]["run_id"])
+    # The digest is that of the matrix, whatever file it is in.
+    assert again.inputs.dataset_inputs[0].dataset.digest == dataset.dataset.digest
+
+
+def test_a_mask_does_not_make_placeholders_the_truth(here, tmp_path):
+    (tmp_path / "z.csv").write_text("1,2\n3,0\n")
+    line = ("problem=file", "problem.path=z.csv", "problem.mask=z.csv", "rank=1", "lr=0.02")
+    done = here(*line, "steps=2000", "tolerance=1e-6")
+    assert done.returncode == 0, done.stderr
+    run = package.load_runs().iloc[0]
+    assert run["tags.outcome"] == "converged"
+    assert run["metrics.final_relative_error"] < 1e-6
+    here(*line, "steps=2000", "problem.truth=true")
+    # Rank 1 through 1, 2 and 3 has 6 where the file has 0.
+    expected = 6 / np.sqrt(14)
+    error = package.load_runs().iloc[0]["metrics.final_relative_error"]
+    assert error == pytest.approx(expected, rel=1e-3)
 
 
 def children(experiment) -> pandas.DataFrame:

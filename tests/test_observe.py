@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import OBSERVATION, mask_of, synthetic
+from cases import FILE, OBSERVATION, mask_of, synthetic
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -19,7 +19,7 @@ NAN = np.nan
 
 
 def file(**keys) -> problem.Problem:
-    return problem.file(**OBSERVATION | keys)
+    return problem.file(**FILE | keys)
 
 
 def saved(folder, array, name="D.npy") -> str:

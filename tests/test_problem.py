@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import OBSERVATION, PROBLEM_OPTIONS, mask_of, options, synthetic
+from cases import OBSERVATION, PROBLEM_OPTIONS, READING, mask_of, options, synthetic
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 
@@ -93,7 +93,7 @@ def test_notebook_has_the_printed_matrix():
 
 def test_held_out_ratings(tmp_path):
     def ratings(**keys) -> problem.Problem:
-        return problem.ratings(path=str(tmp_path / "u.data"), heldout=0.25, **keys)
+        return problem.ratings(path=str(tmp_path / "u.data"), heldout=0.25, **READING, **keys)
 
     lines = [(user, item, 1 + (user * item) % 5) for user in range(1, 21) for item in range(1, 11)]
     (tmp_path / "u.data").write_text("".join(f"{u}\t{i}\t{r}\t0\n" for u, i, r in lines))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from cases import (
+    FILE,
     INITS,
     LOSSES,
+    READING,
     SYNTHETIC,
     factors,
     loss,
@@ -192,7 +194,7 @@ def test_errors_of_given_data(tmp_path):
     keys = {
         key: KEYS[key] for key in ("mask", "snr", "outliers", "outlier_scale", "heldout", "seed")
     }
-    arguments = keys | {"path": str(tmp_path / "D.npy"), "observed": 0.3, "noise": 0.1}
+    arguments = FILE | keys | {"path": str(tmp_path / "D.npy"), "observed": 0.3, "noise": 0.1}
     dense = problem.file(**arguments)
     with sparsely():
         given = problem.file(**arguments)
@@ -332,7 +334,7 @@ def test_ratings_of_many_users_and_items(tmp_path):
     rating = generator.integers(1, 6, len(flat))
     lines = zip(flat // 1000 + 7, flat % 1000 + 3, rating, strict=True)
     (tmp_path / "u.data").write_text("".join(f"{u}\t{i}\t{r}\t0\n" for u, i, r in lines))
-    given = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.0, seed=0)
+    given = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.0, seed=0, **READING)
     assert given.shape == (1100, 1000)
     expected = np.zeros((1100, 1000))
     expected.flat[flat] = rating
@@ -340,6 +342,6 @@ def test_ratings_of_many_users_and_items(tmp_path):
     assert_allclose(
         given.top_singular_value, svds(expected, 1, return_singular_vectors=False)[0], rtol=1e-10
     )
-    split = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.2, seed=0)
+    split = problem.ratings(path=str(tmp_path / "u.data"), heldout=0.2, seed=0, **READING)
     assert_array_equal((matrix(split) + split.heldout.matrix).to_dense(), expected)
     assert split.heldout.count == round(0.2 * len(flat))

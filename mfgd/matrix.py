@@ -1,0 +1,76 @@
+"""Arrays of NumPy, torch, pandas and SciPy in float64, and which of them are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfgd.types import Refused
+
+EXACT = 2**53
+"""The whole numbers up to here are numbers of float64."""
+
+
+def real_tensor(data: Any, source: str) -> Tensor:
+    """An array in float64, whatever its dtype: a spectrum needs all digits. `source` names it.
+
+    Raises:
+        Refused: text, dates, records, complex numbers, lists of unequal length, whole numbers that
+            float64 does not have, or no array at all.
+    """
+    if isinstance(data, Tensor):
+        dense = data.detach().to("cpu")
+        array = (dense if dense.layout == torch.strided else dense.to_dense()).resolve_conj()
+        if array.is_complex():
+            raise Refused(f"{source}: complex entries; allowed are real numbers")
+        if array.is_floating_point():
+            return array.to(torch.float64)
+        data = array.numpy()
+    return torch.from_numpy(as_floats(data, source))
+
+
+def as_floats(data: Any, source: str) -> np.ndarray:
+    """An array of NumPy, pandas or SciPy, or nested lists, in float64."""
+    if hasattr(data, "toarray"):
+        data = data.toarray()
+    elif hasattr(data, "to_numpy"):
+        data = data.to_numpy(na_value=np.nan)
+    masked = np.ma.getmaskarray(data) if np.ma.isMaskedArray(data) else None
+    try:
+        array = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"{source}: {str(error).splitlines()[0]}; allowed are real numbers") from None
+    if array.dtype.kind == "c":
+        raise Refused(f"{source}: complex entries; allowed are real numbers")
+    if array.dtype.kind not in "biuf":
+        raise Refused(f"{source}: entries of type {array.dtype}; allowed are real numbers")
+    floats = array.astype(np.float64, copy=not array.flags.writeable)
+    if array.dtype.kind in "iu" and ((array > EXACT) | (array < -EXACT)).any():
+        raise Refused(f"{source}: whole numbers beyond 2^53; allowed are numbers of float64")
+    if masked is not None:
+        floats = np.where(masked, np.nan, floats)
+    return floats
+
+
+def as_matrix(data: Any, source: str) -> Tensor:
+    """A non-empty matrix of real numbers (n, m) with NaN for a missing entry.
+
+    Raises:
+        Refused: anything else, or infinite entries.
+    """
+    D = real_tensor(data, source)
+    shape = tuple(D.shape)
+    if D.ndim != 2:
+        raise Refused(f"{source}: an array of shape {shape}; allowed is a matrix (n, m)")
+    if D.numel() == 0:
+        raise Refused(f"{source}: an empty matrix of shape {shape}; allowed is at least one entry")
+    infinite = int(torch.isinf(D).sum())
+    if infinite:
+        allowed = "allowed are finite numbers and NaN"
+        raise Refused(f"{source}: {infinite} infinite entries; {allowed}")
+    if torch.isnan(D).all():
+        raise Refused(f"{source}: every entry is missing; allowed is at least one observed entry")
+    return D

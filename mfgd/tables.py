@@ -1,0 +1,268 @@
+"""Matrices from tables: text files, and tables of pandas."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mfgd.grid import Grid
+from mfgd.labels import INDEX_NAMES, Labels, find_labels
+from mfgd.reading import Numbers, ReadingKeys, choose_writing, count
+from mfgd.text import NAMES, USUAL, Line, Text, list_separators, ragged, refuse_ragged
+from mfgd.types import Refused
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class TableLayout(NamedTuple):
+    """How a table of text is read."""
+
+    separator: str
+    numbers: Numbers
+    labels: Labels
+    chosen: list[int]
+    """Positions in a line of the columns that are read."""
+
+    @property
+    def cells(self) -> int:
+        """How many cells a line has."""
+        return self.labels.width + self.labels.named_rows
+
+
+def read_text_matrix(
+    content: bytes, suffix: str, keys: ReadingKeys
+) -> tuple[np.ndarray, list[str]]:
+    """The matrix (n, m) in a text file, NaN for a missing entry, and what is to be said of it.
+
+    Args:
+        content: the file.
+        suffix: of the name of the file, in small letters.
+        keys: what decides if the file does not.
+
+    Raises:
+        Refused: lines of several lengths, a cell that is no number, or a file that can be read in
+            two ways.
+    """
+    text = Text(content)
+    layout = _choose_layout(text, suffix, keys)
+    numbers = array("d")
+    for line in _take_entries(text, layout, keys):
+        numbers.extend(_read_line(line, layout))
+    matrix = np.frombuffer(numbers).reshape(-1, len(layout.chosen)).copy()
+    return matrix, _remark(text, layout, USUAL.get(suffix, layout.separator))
+
+
+def _choose_layout(text: Text, suffix: str, keys: ReadingKeys) -> TableLayout:
+    """How a text is read.
+
+    Raises:
+        Refused: in no way, or in several.
+    """
+    separators = list_separators(text, keys, suffix)
+    possible = [separator for separator in separators if _is_possible(text, separator, keys)]
+    if possible[1:] and possible[-1] == " ":  # blanks around cells
+        possible.pop()
+    if len(possible) > 1:
+        names = " or ".join(NAMES.get(separator, separator) for separator in possible)
+        raise Refused(f"cells stand between {names}; problem.separator decides")
+    separator = [*possible, *separators][0]
+    head = text.take_head(separator)
+    if not head:
+        raise Refused("a text without a number")
+    grid = Grid(head, keys)
+    refuse_ragged(head, grid.is_short)
+    alone = separator == "," and grid.width == 2 and grid.is_short
+    if alone and keys["separator"] is None:
+        raise Refused(
+            "one name above two columns (problem.separator=comma decides), or above one column "
+            "with decimal commas (problem.decimal=comma decides)"
+        )
+    labels = find_labels(grid)
+    chosen = [labels.named_rows + column for column in choose_columns(labels, keys)]
+    entries = [line.cells for line in head[labels.header :]]
+    numbers = choose_writing((row[at] for row in entries for at in chosen), keys)
+    return TableLayout(separator, numbers or Numbers.read_keys(keys), labels, chosen)
+
+
+def _is_possible(text: Text, separator: str, keys: ReadingKeys) -> bool:
+    """Whether a separator gives a table of several columns of numbers."""
+    head = text.take_head(separator)
+    widths = {len(line.cells) for line in head[1:]} or {len(line.cells) for line in head}
+    if len(widths) != 1 or widths == {1}:
+        return False
+    grid = Grid(head, keys)
+    if len(grid.first) != grid.width and not grid.is_short:
+        return False
+    return grid.is_numeric or isinstance(keys["columns"], list)
+
+
+def choose_columns(labels: Labels, keys: ReadingKeys) -> list[int]:
+    """The positions of the columns of entries that are read.
+
+    Raises:
+        Refused: a column that is not there.
+    """
+    wanted = keys["columns"]
+    everything = list(range(labels.width))
+    if wanted is None:
+        return everything
+    name = f"problem.columns={wanted}"
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= labels.width:
+            raise Refused(f"{name}: must be between 1 and {labels.width}, the columns of the file")
+        return everything[:wanted]
+    chosen = []
+    for column in wanted:
+        position = column if isinstance(column, int) else _find_name(labels, column, name)
+        if position not in everything:
+            raise Refused(f"{name}: no column {column}; allowed are 0 to {labels.width - 1}")
+        chosen.append(position)
+    return chosen
+
+
+def _find_name(labels: Labels, column: str, name: str) -> int:
+    if labels.names.count(column) != 1:
+        there = ", ".join(labels.names) or "none by name"
+        raise Refused(f"{name}: {labels.names.count(column)} columns {column}; there are {there}")
+    return labels.names.index(column)
+
+
+def _take_entries(text: Text, layout: TableLayout, keys: ReadingKeys) -> Iterator[Line]:
+    """The lines with entries in them.
+
+    Raises:
+        Refused: a line of another length, or a blank line in a file of one column.
+    """
+    alone, blank = layout.cells == 1, None
+    skip = layout.labels.header
+    trailing = None
+    for line in text.split(layout.separator):
+        if not line.cells or (line.cells == [""] and not alone):
+            blank = blank or line
+            continue
+        if blank and alone and not skip:
+            yield from _fill_blanks(blank, line, keys)
+        blank = None
+        if skip:
+            skip = False
+            continue
+        if trailing is None:
+            trailing = len(line.cells) == layout.cells + 1
+        if len(line.cells) != layout.cells + trailing:
+            raise ragged(line, layout.cells)
+        if trailing and line.cells[-1]:
+            raise Refused(
+                f"line {line.number}: {line.cells[-1]!r} in a column that is empty before"
+            )
+        yield line
+
+
+def _fill_blanks(first: Line, after: Line, keys: ReadingKeys) -> Iterator[Line]:
+    """Blank lines in a file of one column, as missing entries if the keys say so.
+
+    Raises:
+        Refused: the keys do not say whether a blank line is a missing entry.
+    """
+    if "" not in (keys["missing"] or ()):
+        raise Refused(
+            f"line {first.number} is blank: a missing entry (problem.missing=['']), or no entry "
+            "(then delete the line)"
+        )
+    for number in range(first.number, after.number):
+        yield Line(number, [""])
+
+
+def _read_line(line: Line, layout: TableLayout) -> list[float]:
+    """The entries of a line.
+
+    Raises:
+        Refused: a cell that is no number.
+    """
+    cells = [line.cells[at] for at in layout.chosen]
+    if layout.numbers.plain:
+        try:
+            numbers = list(map(float, cells))
+        except ValueError:
+            numbers = []
+        if numbers and "_" not in "".join(cells):  # to Python, 1_000 is a number
+            return numbers
+    found = []
+    for cell in cells:
+        value = layout.numbers.parse(cell)
+        if value is None:
+            allowed = (
+                f"allowed are numbers and missing entries; problem.missing=[{cell}] adds to them"
+            )
+            raise Refused(f"line {line.number}: {cell!r} is no number; {allowed}")
+        found.append(value)
+    return found
+
+
+def _remark(text: Text, layout: TableLayout, usual: str) -> list[str]:
+    """What was not read as entries, and what does not go without saying."""
+    labels, numbers = layout.labels, layout.numbers
+    remarks = []
+    if text.comments:
+        remarks.append(f"{count(text.comments, 'line')} of comment skipped")
+    if labels.header:
+        remarks.append("header skipped")
+    if labels.named_rows:
+        remarks.append("first column taken as row names")
+    if len(layout.chosen) < labels.width:
+        remarks.append(f"{len(layout.chosen)} of {labels.width} columns read")
+    if layout.cells > 1 and layout.separator != usual:
+        remarks.append(f"cells between {NAMES.get(layout.separator, layout.separator)}")
+    if numbers.decimal == ",":
+        remarks.append("decimal comma")
+    elif numbers.grouped:
+        remarks.append("commas between thousands")
+    return remarks
+
+
+def read_frame_matrix(frame: pandas.DataFrame, keys: ReadingKeys) -> tuple[np.ndarray, list[str]]:
+    """The matrix (n, m) in a table of pandas, and what is to be said of it.
+
+    Raises:
+        Refused: a column that is not numeric, or that may hold row names.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    names = list(map(str, frame.columns))
+    index = bool(keys["index"])
+    if keys["index"] is None and len(names) > 1:
+        index = _has_row_names(frame, names[0])
+    labels = Labels(True, index, names[index:], len(names) - index)
+    chosen = choose_columns(labels, keys)
+    table = frame.iloc[:, [index + column for column in chosen]]
+    for name, kind in table.dtypes.items():
+        if not is_numeric_dtype(kind):
+            raise Refused(f"column {name} is not numeric; allowed are numbers and NaN")
+    remarks = ["first column taken as row names"] if index else []
+    if len(chosen) < labels.width:
+        remarks.append(f"{len(chosen)} of {labels.width} columns read")
+    return table.to_numpy(dtype=np.float64, na_value=np.nan).copy(), remarks
+
+
+def _has_row_names(frame: pandas.DataFrame, name: str) -> bool:
+    """Whether the first column holds names of the rows.
+
+    Raises:
+        Refused: a column with a name of row names, whose numbers do not count the rows.
+    """
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    column = frame.iloc[:, 0]
+    if not is_numeric_dtype(column.dtype):
+        return True
+    if name.lower() not in INDEX_NAMES or is_bool_dtype(column.dtype):
+        return False
+    if column.isna().any() or not (column.diff().dropna() == 1).all():
+        raise Refused(
+            f"the column {name!r} holds row names (problem.index=true) "
+            "or entries (problem.index=false)"
+        )
+    return True
