@@ -108,7 +108,8 @@ def refuse_keys(keys: Mapping[str, object], taken: Sequence[str], what: str) -> 
     for name, value in keys.items():
         if value is not None and name not in taken:
             allowed = ", ".join(f"problem.{key}" for key in taken)
-            raise Refused(f"problem.{name}={value}: decides nothing for {what}; allowed: {allowed}")
+            given = f"problem.{name}={show(value)}"
+            raise Refused(f"{given}: decides nothing for {what}; allowed: {allowed}")
 
 
 def find_separator(keys: ReadingKeys) -> str | None:
@@ -223,6 +224,13 @@ def find_sentinel(entries: np.ndarray) -> float | None:
         elif extreme == -1 and others.min() >= 0 and len(np.unique(others)) > 2:
             return extreme
     return None
+
+
+def show(value: object) -> str:
+    """The value of a key as the shell line has it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value)
 
 
 def count(number: int, singular: str, plural: str = "") -> str:

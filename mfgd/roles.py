@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mfgd.grid import Grid
-from mfgd.reading import ReadingKeys, find_separator
+from mfgd.reading import ReadingKeys, find_separator, show
 from mfgd.text import NAMES, Text
 from mfgd.types import Refused
 
@@ -133,7 +133,9 @@ def choose_roles(grid: Grid, names: list[str], skipped: int, header: bool) -> li
     wanted = grid.keys["columns"]
     if wanted is not None:
         return _take_given(wanted, names, skipped)
-    hint = "problem.columns=[USER,ITEM,RATING] says which, by name or counted from 0"
+    hint = (
+        "problem.columns=[A,B,C] says which hold user, item and rating, by name or counted from 0"
+    )
     if header:
         found = _match_names(names)
         if len(found) < len(ROLES) or any(len(at) > 1 for at in found.values()):
@@ -153,7 +155,13 @@ def choose_roles(grid: Grid, names: list[str], skipped: int, header: bool) -> li
 
 
 def _take_given(wanted: object, names: list[str], skipped: int) -> list[int]:
-    name = f"problem.columns={wanted}"
+    """The positions of user, item and rating that the key `columns` gives: three columns by name or
+    position; or what each column holds, in these three words."""
+    name = f"problem.columns={show(wanted)}"
+    if isinstance(wanted, list | tuple) and set(ROLES) <= set(wanted) and len(wanted) <= len(names):
+        if not set(ROLES) <= set(names):
+            return [skipped + wanted.index(role) for role in ROLES]
+        wanted = tuple(ROLES)
     if not isinstance(wanted, list | tuple) or len(wanted) != len(ROLES):
         raise Refused(f"{name}: must be three columns: user, item, rating")
     roles = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from mfgd.grid import Grid
 from mfgd.labels import INDEX_NAMES, Labels, find_labels
-from mfgd.reading import Numbers, ReadingKeys, choose_writing, count
+from mfgd.reading import Numbers, ReadingKeys, choose_writing, count, show
 from mfgd.text import NAMES, USUAL, Line, Text, list_separators, ragged, refuse_ragged
 from mfgd.types import Refused
 
@@ -97,7 +97,7 @@ def _is_possible(text: Text, separator: str, keys: ReadingKeys) -> bool:
     grid = Grid(head, keys)
     if len(grid.first) != grid.width and not grid.is_short:
         return False
-    return grid.is_numeric or isinstance(keys["columns"], list)
+    return grid.is_numeric or isinstance(keys["columns"], list | tuple)
 
 
 def choose_columns(labels: Labels, keys: ReadingKeys) -> list[int]:
@@ -110,7 +110,7 @@ def choose_columns(labels: Labels, keys: ReadingKeys) -> list[int]:
     everything = list(range(labels.width))
     if wanted is None:
         return everything
-    name = f"problem.columns={wanted}"
+    name = f"problem.columns={show(wanted)}"
     if isinstance(wanted, int):
         if not 1 <= wanted <= labels.width:
             raise Refused(f"{name}: must be between 1 and {labels.width}, the columns of the file")

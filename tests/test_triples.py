@@ -116,10 +116,21 @@ TWO_WAYS = {  # text → (key, value → matrix)
         "index",
         {True: [[1.5, NAN], [NAN, 2]], False: [[10, NAN], [NAN, 30]]},
     ),
-    f"2,10,{TIME},1.5\n7,30,{TIME},2\n": ("columns", {(0, 1, 3): [[1.5, NAN], [NAN, 2]]}),
+    f"2,10,{TIME},1.5\n7,30,{TIME},2\n": (
+        "columns",
+        {
+            (0, 1, 3): [[1.5, NAN], [NAN, 2]],
+            ("user", "item", "time", "rating"): [[1.5, NAN], [NAN, 2]],
+        },
+    ),
     "who,what,how\n2,10,1.5\n7,30,2\n": (
         "columns",
-        {("who", "what", "how"): [[1.5, NAN], [NAN, 2]]},
+        {
+            ("who", "what", "how"): [[1.5, NAN], [NAN, 2]],
+            ("user", "item", "rating"): [[1.5, NAN], [NAN, 2]],
+            ("item", "user", "rating"): [[1.5, NAN], [NAN, 2]],
+            (1, 0, 2): [[1.5, NAN], [NAN, 2]],
+        },
     ),
     "user,item,rating\n5,2,10,1.5\n6,7,30,2\n": ("index", {True: [[1.5, NAN], [NAN, 2]]}),
     "user,userid,item,rating\n5,2,10,1.5\n6,7,30,2\n": (
@@ -140,8 +151,18 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_key_that_decides(text,
     with pytest.raises(Refused, match=rf"^problem\.path={path}: .*problem\.{key}="):
         read(path)
     for value, expected in values.items():
-        chosen = list(value) if isinstance(value, tuple) else value
-        assert_array_equal(read(path, **{key: chosen}), expected)
+        assert_array_equal(read(path, **{key: value}), expected)
+
+
+def test_the_words_user_item_and_rating_say_what_each_column_holds(tmp_path):
+    path = write(tmp_path, "10,2,1.5\n30,2,2\n20,7,4\n")
+    expected = [[1.5, NAN, 2], [NAN, 4, NAN]]
+    assert_array_equal(read(path, columns=("item", "user", "rating")), expected)
+    path = write(tmp_path, "item,user,rating\n10,2,1.5\n30,2,2\n20,7,4\n")
+    for columns in (("item", "user", "rating"), ("user", "item", "rating")):
+        assert_array_equal(read(path, columns=columns), expected)
+    with pytest.raises(Refused, match=r"problem\.columns=\[a,b,c\]: no column a; there are item, "):
+        read(path, columns=("a", "b", "c"))
 
 
 def test_missing_ratings_that_are_named(tmp_path):
