@@ -16,6 +16,8 @@ from cases import FILE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from scipy.io import mmwrite, savemat
+from scipy.sparse import coo_array
 
 from mfgd import problem
 from mfgd.types import Refused
@@ -226,7 +228,7 @@ def test_numbers_that_may_mean_missing_are_pointed_out(entries, said, tmp_path):
 class Written(NamedTuple):
     """A file and what is in it."""
 
-    text: str
+    text: str | bytes
     suffix: str
     matrix: np.ndarray
 
@@ -237,7 +239,7 @@ ENTRIES = [
     INTEGERS,
     st.integers(0, 1).map(float),
     st.integers(1980, 2030).map(float),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-1e300, 1e300),
     st.one_of(INTEGERS, st.floats(0, 1, allow_subnormal=False)),
 ]
 SUFFIXES = st.sampled_from([".csv", ".tsv", ".txt", ".dat"])
@@ -265,7 +267,9 @@ def written_by_pandas(draw) -> Written:
     separator = draw(st.sampled_from([",", ";", "\t", "|", " "]))
     # One column with decimal commas has no other separator, and is read as two columns.
     decimal = draw(st.sampled_from([".", ","])) if matrix.shape[1] > 1 else "."
-    names = draw(st.sampled_from([list("abcde"), list(range(5)), list(range(2000, 2005))]))
+    # One year above years is one more of them.
+    years = [list(range(2000, 2005))] if matrix.shape[1] > 1 else []
+    names = draw(st.sampled_from([list("abcde"), list(range(5)), *years]))
     rows = draw(st.sampled_from([list("vwxyz"), list(range(5))]))
     frame = pandas.DataFrame(matrix, rows[: len(matrix)], names[: matrix.shape[1]])
     if is_whole(matrix) and draw(st.booleans()):
@@ -324,11 +328,51 @@ def written_by_python(draw) -> Written:
     return Written(content.getvalue(), draw(SUFFIXES), matrix)
 
 
-@given(st.one_of(written_by_pandas(), written_by_numpy(), written_by_r(), written_by_python()))
-@settings(max_examples=600, deadline=None, derandomize=True)
+@st.composite
+def written_by_matlab(draw) -> Written:
+    """What writematrix, writetable and save -ascii write: 15 digits, or 16 between blanks."""
+    matrix = draw(matrices())
+    if draw(st.booleans()):
+        lines = ["".join(f"  {x: .16e}" for x in row) for row in matrix]
+        return Written("\r\n".join(lines) + "\r\n", draw(SUFFIXES), matrix)
+    cells = [[f"{x:.15g}".replace("nan", "NaN") for x in row] for row in matrix]
+    separator = draw(st.sampled_from([",", "\t", ";", "|"]))
+    lines = [separator.join(row) for row in cells]
+    if draw(st.booleans()):
+        lines.insert(0, separator.join(f"Var{i}" for i in range(1, 1 + matrix.shape[1])))
+    text = "\r\n".join(lines) + "\r\n"
+    return Written(text, draw(SUFFIXES), np.array([list(map(float, row)) for row in cells]))
+
+
+@st.composite
+def written_by_scipy(draw) -> Written:
+    matrix, content = draw(matrices()), io.BytesIO()
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(["D", "x"]))
+        savemat(content, {name: matrix}, do_compression=draw(st.booleans()))
+        return Written(content.getvalue(), ".mat", matrix)
+    matrix = np.nan_to_num(matrix)  # MatrixMarket has no missing entries
+    kind = draw(st.sampled_from([np.array, coo_array]))
+    mmwrite(content, kind(matrix), precision=17, symmetry="general")
+    return Written(content.getvalue(), ".mtx", matrix)
+
+
+WRITERS = [
+    written_by_pandas(),
+    written_by_numpy(),
+    written_by_r(),
+    written_by_python(),
+    written_by_matlab(),
+    written_by_scipy(),
+]
+
+
+@given(st.one_of(WRITERS))
+@settings(max_examples=900, deadline=None, derandomize=True)
 def test_no_matrix_is_read_as_another(tmp_path_factory, written):
     path = tmp_path_factory.getbasetemp() / f"any{written.suffix}"
-    path.write_text(written.text, encoding="utf-8", newline="")
+    content = written.text
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
         found, reason = read(path), ""
     except Refused as refused:
