@@ -30,6 +30,8 @@ QUIET = {
 for _name, _value in QUIET.items():
     # MLflow reads these when it is imported, here or in a process that starts from this process.
     os.environ.setdefault(_name, _value)
+COLLISIONS = ("database is locked", "UNIQUE constraint", "UniqueViolation", "Duplicate entry")
+"""What databases say if two processes write at once."""
 PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each new try at a locked database."""
 PARENT_TAG = "mlflow.parentRunId"
@@ -150,16 +152,16 @@ def _silence_logging() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def retry_while_locked(request: Callable[[], T]) -> T:
-    """Repeats a request while another process writes to the database: SQLite refuses a writer that
-    it cannot queue."""
+def retry_collisions(request: Callable[[], T]) -> T:
+    """Repeats a request that collides with another process: SQLite refuses a writer that it cannot
+    queue, and a dataset that both processes find missing is made twice."""
     from mlflow.exceptions import MlflowException
 
     for pause in PAUSES:
         try:
             return request()
         except MlflowException as error:
-            if "database is locked" not in str(error):
+            if not any(sign in str(error) for sign in COLLISIONS):
                 raise
             time.sleep(pause * (1 + random.random()))
     return request()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from mfgd import artifacts, mlflow_client
 from mfgd.config import Point
 from mfgd.mlflow_reader import load_runs, table_of
+from mfgd.reading import Source
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import MetricPoint, find_commit, format_params, name_run, run_tags, select_points
@@ -50,6 +51,7 @@ class MlflowTracker:
         self.uri, self.experiment, self.figures, self.points = uri, experiment, figures, points
         self.parent: str | None = None
         self.expected = 0
+        self.logged: set[tuple[str, Source]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
@@ -119,7 +121,9 @@ class MlflowTracker:
             points = select_points(row, point.tolerance, info.start_time, most)
             self._log(info.run_id, format_params(point, problem), points)
             if problem.source is not None:
-                self._log_source(info.run_id, problem)
+                self._log_source(
+                    info.run_id if drawn else self.parent or info.run_id, problem.source
+                )
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_row(folder, row, problem)
@@ -146,7 +150,7 @@ class MlflowTracker:
             tags[mlflow_client.PARENT_TAG] = self.parent
         name = name_run(point)[:NAME_LENGTH]
         create = partial(self.client.create_run, self.experiment_id, start, tags, name)
-        info = mlflow_client.retry_while_locked(create).info
+        info = mlflow_client.retry_collisions(create).info
         status = "FAILED"
         try:
             yield info
@@ -155,7 +159,7 @@ class MlflowTracker:
         finally:
             end = start + math.ceil(1000 * seconds)
             terminate = partial(self.client.set_terminated, info.run_id, status, end_time=end)
-            mlflow_client.retry_while_locked(terminate)
+            mlflow_client.retry_collisions(terminate)
 
     def _log(self, run_id: str, texts: Mapping[str, str], points: Iterable[MetricPoint]) -> None:
         from mlflow.entities import Metric, Param
@@ -164,15 +168,20 @@ class MlflowTracker:
         metrics = [Metric(*values) for values in points]
         while params or metrics:
             lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST]
-            mlflow_client.retry_while_locked(partial(self.client.log_batch, run_id, *lot))
+            mlflow_client.retry_collisions(partial(self.client.log_batch, run_id, *lot))
             params, metrics = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:]
 
-    def _log_source(self, run_id: str, problem: Problem) -> None:
-        """Logs the file of a problem as MLflow's dataset, with the digest of the matrix in it."""
+    def _log_source(self, run_id: str, source: Source) -> None:
+        """Logs the file of a problem as MLflow's dataset, with the digest of the matrix in it.
+
+        In a large sweep the dataset is with the sweep's own run alone: it would take a third of the
+        time that a run takes.
+        """
+        if (run_id, source) in self.logged:
+            return
+        self.logged.add((run_id, source))
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = problem.source
-        assert source is not None
         path = Path(source.path).expanduser()
         dataset = Dataset(
             name=path.name,
@@ -182,7 +191,7 @@ class MlflowTracker:
             profile=json.dumps({"read": source.summary}, ensure_ascii=False),
         )
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "factored")])]
-        mlflow_client.retry_while_locked(partial(self.client.log_inputs, run_id, inputs))
+        mlflow_client.retry_collisions(partial(self.client.log_inputs, run_id, inputs))
 
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:

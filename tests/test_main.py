@@ -87,6 +87,11 @@ def test_what_was_read_is_printed_before_a_run_and_kept_with_it(here, tmp_path):
     (dataset,) = MlflowClient().get_run(run["run_id"]).inputs.dataset_inputs
     assert dataset.dataset.name == "D.csv"
     assert json.loads(dataset.dataset.profile) == {"read": read}
+    # In a large sweep, as in one without figures, the sweep's own run has the dataset.
+    here("--multirun", *line, "rank=1,2", "tracking.figures=0", "tracking.experiment=large")
+    runs = package.load_runs(experiment="large").set_index("run_id")["parent"]
+    logged = {run_id: MlflowClient().get_run(run_id).inputs.dataset_inputs for run_id in runs.index}
+    assert {run_id for run_id, inputs in logged.items() if inputs} == set(runs.dropna())
     np.save(tmp_path / "D.npy", D)
     here("problem=file", "problem.path=D.npy", "steps=2")
     again = MlflowClient().get_run(package.load_runs().iloc[0]["run_id"])
