@@ -6,7 +6,7 @@ import torch
 from cases import synthetic
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mfgd import draws, observe
+from mfgd import draws, whole
 
 
 def test_streams_are_reproducible_and_independent():
@@ -43,10 +43,10 @@ def test_orthonormal_is_haar():
 @pytest.mark.parametrize("piece", [16, 64, 560, 592])
 def test_a_draw_in_pieces_is_the_draw_in_one(piece, monkeypatch):
     keys = {"noise": 0.1, "observed": 0.4, "outliers": 0.2, "heldout": 0.3}
-    whole = synthetic(**keys)
-    for module in (draws, observe):
+    once = synthetic(**keys)
+    for module in (draws, whole):
         monkeypatch.setattr(module, "PIECE", piece)
     pieces = synthetic(**keys)
-    assert_array_equal(pieces.D, whole.D)
-    assert_array_equal(pieces.heldout.with_nan(), whole.heldout.with_nan())
-    assert pieces.draws == whole.draws
+    assert_array_equal(pieces.D, once.D)
+    assert_array_equal(pieces.heldout.with_nan(), once.heldout.with_nan())
+    assert pieces.draws == once.draws
