@@ -24,7 +24,7 @@ from mfgd.kernel import (
     product,
     take_rows,
 )
-from mfgd.linalg import frobenius_norm, join_norms, solve_positive, top_singular_value
+from mfgd.linalg import frobenius_norm, join_norms, solve_least_norm, top_singular_value
 from mfgd.types import Factors
 
 LANCZOS = 200
@@ -199,4 +199,4 @@ def _solve_rows(grams: Tensor, sides: Tensor, ridge: float | Tensor) -> Tensor:
     k = sides.shape[-1]
     if isinstance(ridge, Tensor) and ridge.ndim > 2:
         ridge = ridge[..., None]
-    return solve_positive(grams.reshape(*sides.shape, k), sides[..., None], ridge)[..., 0]
+    return solve_least_norm(grams.reshape(*sides.shape, k), sides[..., None], ridge)[..., 0]

@@ -49,9 +49,9 @@ def mu() -> Optimizer:
 def als() -> Optimizer:
     """Alternating least squares, C then F: each minimizes the objective while the other is fixed.
 
-    The method is for the squared loss at depth 2. There is no rate: ``lr`` is not used. A row or
-    column of D with fewer observed entries than the rank has no unique minimizer, and the run
-    diverges, unless there is a penalty.
+    The method is for the squared loss at depth 2. There is no rate: ``lr`` is not used. Where the
+    minimizer is not unique, above the rank of D and for a row or column of D with fewer observed
+    entries than the rank, it is the one of least norm, as `numpy.linalg.lstsq` finds it.
 
     Source: Zhou, Wilkinson, Schreiber, Pan 2008, Large-scale parallel collaborative filtering for
     the Netflix prize, section 3.1, with λ not weighted by the number of ratings.
