@@ -14,9 +14,6 @@ from torch import Tensor
 
 SAFE = 1e-140, 1e140
 """A norm in this range is the root of a sum of squares that has neither over- nor underflown."""
-SINGULAR = 32
-"""A positive matrix (k, k) is singular if its least eigenvalue is at most this many times k ε,
-relative to the largest; the rounding of a Gram matrix of 100,000 rows is below that."""
 
 
 def frobenius_norm(X: Tensor) -> Tensor:
@@ -61,11 +58,14 @@ def join_norms(norms: Iterable[Tensor]) -> Tensor:
     return torch.where(safe, norm, frobenius_norm(torch.stack([first, *others], -1)[..., None]))
 
 
-def solve_positive(A: Tensor, X: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
-    """(A + δI)⁻¹ X, (*, k, n), for A (*, k, k) without negative eigenvalues, and whether A + δI is
-    numerically singular, (*,).
+def solve_positive(
+    A: Tensor, X: Tensor, damping: float | Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """(A + δI)⁻¹ X, (*, k, m), for a Gram matrix A (*, k, k) of vectors of so many rows; and
+    whether A + δI is numerically singular, (*,).
 
-    Singular means that the least eigenvalue is at most `SINGULAR` k ε times the largest.
+    Singular means that the least eigenvalue is at most (k + √rows) ε times the largest: several
+    times the rounding of a Gram matrix, as measured from 10 to 100,000 rows.
     """
     shifted = A + damping * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     factor, info = torch.linalg.cholesky_ex(shifted)
@@ -78,27 +78,28 @@ def solve_positive(A: Tensor, X: Tensor, damping: float | Tensor) -> tuple[Tenso
     doubtful &= is_finite(shifted)
     if doubtful.any():
         values = torch.linalg.eigvalsh(shifted[doubtful])
-        doubtful[doubtful.clone()] = values[..., 0] <= _least_eigenvalue(values)
+        doubtful[doubtful.clone()] = values[..., 0] <= _least_eigenvalue(values, rows)
         doubtful |= (info != 0) & is_finite(shifted)
     return solved, doubtful
 
 
-def solve_least_norm(A: Tensor, X: Tensor, damping: float | Tensor) -> Tensor:
-    """(A + δI)⁻¹ X, (*, k, n), for A (*, k, k) without negative eigenvalues; if A + δI is
-    numerically singular, (A + δI)⁺ X, the least-norm solution."""
-    solved, singular = solve_positive(A, X, damping)
+def solve_least_norm(A: Tensor, X: Tensor, damping: float | Tensor, rows: int) -> Tensor:
+    """(A + δI)⁻¹ X like `solve_positive`; if A + δI is numerically singular, (A + δI)⁺ X, the
+    solution of least norm."""
+    solved, singular = solve_positive(A, X, damping, rows)
     if singular.any():
         shifted = A + damping * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
         values, vectors = torch.linalg.eigh(shifted[singular])
-        kept = values > _least_eigenvalue(values)[..., None]
+        kept = values > _least_eigenvalue(values, rows)[..., None]
         inverse = torch.where(kept, 1 / values, 0)
         solved[singular] = vectors @ (inverse[..., None] * (vectors.mT @ X[singular]))
     return solved
 
 
-def _least_eigenvalue(values: Tensor) -> Tensor:
+def _least_eigenvalue(values: Tensor, rows: int) -> Tensor:
     """Up to which an eigenvalue of ascending values (*, k) is rounding, (*,)."""
-    return SINGULAR * values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1]
+    share = (values.shape[-1] + math.sqrt(rows)) * torch.finfo(values.dtype).eps
+    return share * values[..., -1]
 
 
 def top_singular_value(D: Any) -> float:

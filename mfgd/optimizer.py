@@ -185,11 +185,11 @@ def _precondition(
         H = G
         if level > 0:
             left = reduce(torch.matmul, factors[:level])
-            H, found = solve_positive(left.mT @ left, H, damping)
+            H, found = solve_positive(left.mT @ left, H, damping, left.shape[-2])
             singular = singular | found
         if level < len(factors) - 1:
             right = reduce(torch.matmul, factors[level + 1 :])
-            H, found = solve_positive(right @ right.mT, H.mT, damping)
+            H, found = solve_positive(right @ right.mT, H.mT, damping, right.shape[-1])
             H, singular = H.mT, singular | found
         directions.append(H)
     return directions, singular
