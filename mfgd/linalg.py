@@ -25,7 +25,7 @@ def frobenius_norm(X: Tensor) -> Tensor:
     if safe.all() or X.numel() == 0:
         return norm
     # A power of two scales without rounding, so that a run has the same bits beside any other run.
-    unit = _power_of_two(X.abs().amax((-2, -1)))
+    unit = power_of_two(X.abs().amax((-2, -1)))
     scaled = unit * torch.linalg.vector_norm(X / unit[..., None, None], dim=(-2, -1))
     return torch.where(safe | unit.isnan(), norm, scaled)
 
@@ -35,7 +35,7 @@ def _is_safe(norm: Tensor) -> Tensor:
     return (norm > SAFE[0]) & (norm < SAFE[1])
 
 
-def _power_of_two(X: Tensor) -> Tensor:
+def power_of_two(X: Tensor) -> Tensor:
     """The power of two that is at most X and above X/2; 1 for 0, NaN for a number not finite."""
     mantissa, _ = torch.frexp(X)
     return torch.where(X == 0, 1, X / (2 * mantissa))
@@ -69,18 +69,20 @@ def solve_positive(
     """
     shifted = A + damping * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     factor, info = torch.linalg.cholesky_ex(shifted)
-    solved = torch.where(info[..., None, None] == 0, torch.cholesky_solve(X, factor), torch.nan)
+    solved = torch.cholesky_solve(X, factor)
     # No eigenvalue is above the least pivot, but rounding leaves a pivot that should be 0 at up to
     # some thousand ε: only if a pivot is small, the eigenvalues are worth their time.
-    pivots = factor.diagonal(dim1=-2, dim2=-1).square().amin(-1)
+    pivot = factor.diagonal(dim1=-2, dim2=-1).amin(-1)
     largest = shifted.diagonal(dim1=-2, dim2=-1).amax(-1)
-    doubtful = (info != 0) | (pivots <= math.sqrt(torch.finfo(A.dtype).eps) * largest)
-    doubtful &= is_finite(shifted)
-    if doubtful.any():
-        values = torch.linalg.eigvalsh(shifted[doubtful])
-        doubtful[doubtful.clone()] = values[..., 0] <= _least_eigenvalue(values, rows)
-        doubtful |= (info != 0) & is_finite(shifted)
-    return solved, doubtful
+    factored = info == 0
+    sound = factored & (pivot.square() > math.sqrt(torch.finfo(A.dtype).eps) * largest)
+    if sound.all():
+        return solved, ~sound
+    singular = ~sound & is_finite(shifted)
+    values = torch.linalg.eigvalsh(shifted[singular])
+    singular[singular.clone()] = values[..., 0] <= _least_eigenvalue(values, rows)
+    singular |= ~factored & is_finite(shifted)
+    return torch.where(factored[..., None, None], solved, torch.nan), singular
 
 
 def solve_least_norm(A: Tensor, X: Tensor, damping: float | Tensor, rows: int) -> Tensor:
@@ -116,7 +118,7 @@ def leading_triplets(D: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    unit = float(_power_of_two(torch.tensor(float(abs(D).max()), dtype=torch.float64)))
+    unit = float(power_of_two(torch.tensor(float(abs(D).max()), dtype=torch.float64)))
     scaled = D / unit
     tall = scaled if D.shape[0] >= D.shape[1] else scaled.T
     size = tall.shape[1]
