@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mfgd import compare, config, plan, refusals
+from mfgd.descent import Outcome
 from mfgd.runner import (
     INTERRUPTIONS,
     Finished,
@@ -143,6 +144,11 @@ class Session:
         runs = tracker.finish(status, run_ids, self.unfinished)
         if len(runs):
             print(compare.table(compare.best(runs)))
+            undefined = int((runs["tags.outcome"] == Outcome.UNDEFINED.label).sum())
+            if undefined:
+                print(
+                    f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}"
+                )
         if self.failures:
             print(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
         if self.unfinished and tracker.parent:

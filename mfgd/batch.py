@@ -18,6 +18,7 @@ from mfgd.config import Component, Point
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
+from mfgd.limits import least_possible_loss, refuse_out_of_range
 from mfgd.method import Method
 from mfgd.objective import Objective
 from mfgd.problem import from_matrix
@@ -66,13 +67,19 @@ class Batch:
         self.points, self.first = points, points[0]
         self.problems = [load_problem(point.problem) for point in points]
         self.optima: list[float] = []
+        self.least: list[float] = []
+        """The least loss of each run that is no fault of arithmetic."""
         self.starts: list[Factors] = []
         self.units: list[float] = []
         n, m = self.problems[0].shape
         with single_threaded(n, m):
             for point, problem in zip(points, self.problems, strict=True):
+                loss = point.loss()
+                refuse_out_of_range(problem, loss, point.problem.name, point.dtype)
                 start = draw_start(problem, point)
-                self.optima.append(theory.optimum(problem, point.loss(), point.rank, point.depth))
+                optimum = theory.optimum(problem, loss, point.rank, point.depth)
+                self.optima.append(optimum)
+                self.least.append(least_possible_loss(problem, loss, optimum, point.dtype))
                 self.starts.append(start)
                 self.units.append(unit_of_rate(point, problem, start))
         interleaved = use_interleaved(n, self.first.rank, m, len(points), self.first.device)
@@ -86,16 +93,15 @@ class Batch:
     def _solve(self) -> list[Row]:
         first = self.first
         objective = Objective(self._stack_problems(), self._build("loss"))
-        optimum = self._numbers(self.optima)
+        optimum, least = self._numbers(self.optima), self._numbers(self.least)
         tolerance = self._numbers([point.tolerance for point in self.points])
         records = first.record()(first.steps)
         target = None if first.diagnostics == "basic" else self._stack_triplets()
         own = {name: component.bind() for name, component in first.metrics}
 
         def reached(state: State) -> Tensor:
-            return (tolerance > 0) & (
-                metrics.distance_to_answer(objective, state, optimum) <= tolerance
-            )
+            distance = metrics.distance_to_answer(objective, state, optimum)
+            return (tolerance > 0) & (distance <= tolerance) & ~(state.loss < least)
 
         def measure(state: State) -> dict[str, Tensor]:
             full = first.diagnostics == "full"
@@ -109,6 +115,7 @@ class Batch:
             records=records.steps,
             divergence=self._numbers([point.divergence for point in self.points]),
             reached=reached,
+            patience=first.patience,
             seeds=[point.seed for point in self.points],
         )
         rows = follow(states, measure, records.snapshots)
@@ -122,8 +129,8 @@ class Batch:
         return numbers[:, None, None]
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
-        """A number of each run, (B,)."""
-        return self._column(values)[:, 0, 0]
+        """A number of each run, (B,), in double precision like the loss."""
+        return torch.tensor(values, dtype=torch.float64, device=self.first.device)
 
     def _build(self, group: str) -> Any:
         return build_component([getattr(point, group) for point in self.points], self._column)

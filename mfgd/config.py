@@ -37,6 +37,7 @@ class Scalars(BaseModel):
     steps: Count
     tolerance: NonNegative
     divergence: Annotated[float, Gt(1)]
+    patience: Count | None
     seed: Seed
     depth: Annotated[int, Ge(2)]
     dtype: Literal["float64", "float32"]
@@ -57,6 +58,7 @@ class Point:
     steps: int
     tolerance: float
     divergence: float
+    patience: int | None
     seed: int
     depth: int
     dtype: torch.dtype
@@ -86,6 +88,8 @@ class Point:
         values: schema.Values = {key: getattr(self, key) for key in Scalars.model_fields}
         values["lr"] = list(self.lr) if len(self.lr) > 1 else self.lr[0]
         values["dtype"] = str(self.dtype).removeprefix("torch.")
+        if self.patience is None:  # left out, so that it does not move the fingerprint
+            del values["patience"]
         for group in GROUPS:
             component: Component = getattr(self, group)
             values[group] = component.resolve()

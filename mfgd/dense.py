@@ -16,7 +16,7 @@ from mfgd.kernel import (
     row_blocks,
     take_rows,
 )
-from mfgd.linalg import join_norms, solve_positive
+from mfgd.linalg import join_norms, solve_least_norm
 from mfgd.observation import Observation, Truth
 from mfgd.types import Factors
 
@@ -82,12 +82,12 @@ class AllEntries(_DenseEntries):
         return (left.mT @ left) @ right
 
     def solve_left(self, right: Tensor, ridge: float | Tensor) -> Tensor:
-        return solve_positive(
-            right @ right.mT, self.times_transposed(self.target, right).mT, ridge
-        ).mT
+        sides = self.times_transposed(self.target, right).mT
+        return solve_least_norm(right @ right.mT, sides, ridge, self.shape[1]).mT
 
     def solve_right(self, left: Tensor, ridge: float | Tensor) -> Tensor:
-        return solve_positive(left.mT @ left, self.transposed_times(left, self.target), ridge)
+        sides = self.transposed_times(left, self.target)
+        return solve_least_norm(left.mT @ left, sides, ridge, self.shape[0])
 
     def with_nan(self) -> Tensor:
         return self.target

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mfgd.kernel import single_threaded
-from mfgd.method import Optimizer, Rate
+from mfgd.method import Optimizer, Rate, choose_runs
 from mfgd.objective import Objective
 from mfgd.schedule import Rates, first_rates
 from mfgd.streams import Streams
@@ -24,6 +24,8 @@ class Outcome(IntEnum):
     CONVERGED = 1
     BUDGET = 2
     DIVERGED = 3
+    UNDEFINED = 4
+    PLATEAU = 5
 
     @property
     def label(self) -> str:
@@ -41,7 +43,12 @@ _SENTENCES = {
     Outcome.CONVERGED: "The run came within its tolerance of the answer.",
     Outcome.BUDGET: "The run used its budget of steps.",
     Outcome.DIVERGED: "The loss was not finite, or above the stated multiple of its start.",
+    Outcome.UNDEFINED: "The method was not defined any more: a matrix that it inverts is singular; "
+    "a lower rank or a damping helps.",
+    Outcome.PLATEAU: "The loss fell too little over the stated number of steps.",
 }
+PLATEAU = 1e-4
+"""A loss that falls by less than this share is on a plateau."""
 
 
 class State(NamedTuple):
@@ -71,13 +78,15 @@ def descent(
     records: Sequence[int],
     divergence: float | Tensor = float("inf"),
     reached: Callable[[State], Tensor] = never_converged,
+    patience: int | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[State]:
     """The states of gradient descent at the given steps.
 
     Between two records nothing leaves the device and nothing is waited for. At a record each run is
-    judged by itself. A run that has converged or diverged is frozen while the others go on; the
-    stream ends when all runs have ended.
+    judged by itself. A run that has ended is frozen while the others go on; the stream ends when
+    all runs have ended. Of two outcomes at one record a run has the first one of diverged,
+    converged, undefined, plateau, budget.
 
     Args:
         objective: what is descended.
@@ -89,6 +98,8 @@ def descent(
         divergence: a run has diverged if its loss is not finite or above this multiple of its
             start; (*,).
         reached: state → (*,) bool, whether each run has converged.
+        patience: a run is on a plateau if its loss fell by less than the share `PLATEAU` over this
+            many steps, or since the last record if that is longer ago; None: never.
         seeds: the seed of each run, for a method that draws random numbers; None: 0, 1, ….
 
     Yields:
@@ -103,6 +114,7 @@ def descent(
         moving = objective.preallocate(factors)
     outcome = torch.full(start.shape, Outcome.RUNNING, dtype=torch.int64, device=start.device)
     frozen = factors
+    history: list[tuple[int, Tensor]] = []
     step = 0
     for record in records:
         with single_threaded(*objective.problem.shape):
@@ -110,20 +122,32 @@ def descent(
                 factors, memory = optimizer.step(moving, factors, memory, rates(step))
                 step += 1
             running = outcome == Outcome.RUNNING
-            frozen = factors = _freeze(running, factors, frozen)
+            frozen = factors = choose_runs(running, factors, frozen)
             loss = objective.value(factors)
             state = State(step, factors, loss, outcome)
             last = Outcome.BUDGET if record == records[-1] else Outcome.RUNNING
-            diverged = ~torch.isfinite(loss) | (loss > divergence * start)
-            verdict = torch.where(reached(state), Outcome.CONVERGED, last)
-            verdict = torch.where(diverged, Outcome.DIVERGED, verdict)
+            verdict = torch.full_like(outcome, last)
+            if patience is not None:
+                history = [*_since(history, step - patience), (step, loss)]
+                verdict[_is_flat(history, step - patience)] = Outcome.PLATEAU
+            verdict[torch.as_tensor(optimizer.undefined(memory))] = Outcome.UNDEFINED
+            verdict[reached(state)] = Outcome.CONVERGED
+            verdict[~torch.isfinite(loss) | (loss > divergence * start)] = Outcome.DIVERGED
             outcome = torch.where(running, verdict, outcome)
         yield state._replace(outcome=outcome)
         if bool((outcome != Outcome.RUNNING).all()):
             return
 
 
-def _freeze(running: Tensor, moved: Factors, frozen: Factors) -> Factors:
-    """The moved factors of each run that is running, the frozen factors of each run that is not."""
-    column = running[..., None, None]
-    return tuple(torch.where(column, new, old) for new, old in zip(moved, frozen, strict=True))
+def _since(history: list[tuple[int, Tensor]], step: int) -> list[tuple[int, Tensor]]:
+    """The records (step, loss) from the last one on that is not after a step."""
+    before = sum(recorded <= step for recorded, _ in history)
+    return history[max(before - 1, 0) :]
+
+
+def _is_flat(history: list[tuple[int, Tensor]], step: int) -> Tensor:
+    """Whether the loss (*,) of each run fell by less than the share `PLATEAU` since a step."""
+    (first, before), (_, now) = history[0], history[-1]
+    if first > step:
+        return torch.zeros_like(now, dtype=torch.bool)
+    return now >= (1 - PLATEAU) * before

@@ -59,7 +59,8 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
         u = _hessian_times(objective, factors, v) - beta[..., None] * previous  # (1)
         T[..., i, i] = (u * v).sum(-1)  # (2)
         w = u - T[..., i, i, None] * v  # (3)
-        beta = torch.linalg.vector_norm(w, dim=-1)
+        # In double precision: the squares of small numbers vanish in single precision.
+        beta = torch.linalg.vector_norm(w, dim=-1, dtype=torch.float64).to(w.dtype)
         if i + 1 == steps or (i + 1) % CHECK_EVERY == 0:
             value, bound = _largest_ritz_value(T[..., : i + 1, : i + 1], beta)
             largest = torch.where(settled, largest, value)

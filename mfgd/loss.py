@@ -9,7 +9,7 @@ founding notebook is ``scale=1``.
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -49,6 +49,14 @@ class Loss(NamedTuple):
     scale: Positive = 1.0
     reduction: Literal["sum", "mean"] = "sum"
     penalty: NonNegative = 0.0
+
+    def weigh(self, count: Tensor | int) -> Any:
+        """w, the weight of ρ in the objective, a number or a column (*, 1, 1).
+
+        Args:
+            count: number of observed entries.
+        """
+        return self.scale / count if self.reduction == "mean" else self.scale
 
     def differentiate(self, prediction: Tensor, target: Tensor) -> Tensor:
         """∂ρ/∂prediction, elementwise, by the closed form or by autograd."""

@@ -32,6 +32,11 @@ def _allow(objective: Objective, factors: Factors) -> None:
     """The check of a method that takes every problem."""
 
 
+def _always_defined(memory: Memory) -> bool:
+    """The `Optimizer.undefined` of a method that is defined at all factors."""
+    return False
+
+
 class Optimizer(NamedTuple):
     """How factors move."""
 
@@ -47,6 +52,9 @@ class Optimizer(NamedTuple):
     """What the oracles and the announcement of unstable rates may assume."""
     simultaneous: bool = True
     """Whether every gradient is taken at the old factors."""
+    undefined: Callable[[Memory], Tensor | bool] = _always_defined
+    """memory → whether each run has come to factors at which the method is not defined, (*,). Such
+    a run stays at the last factors at which it was defined."""
 
 
 def forget(factors: Factors, streams: Streams) -> None:
@@ -95,30 +103,47 @@ def step_by_factor(
 
 
 def step_by_all_factors(
-    directions: Callable[[Objective, Factors, Sequence[int], Factors], Sequence[Tensor]],
+    directions: Callable[
+        [Objective, Factors, Sequence[int], Factors], tuple[Sequence[Tensor], Tensor | bool]
+    ],
     *,
     alternating: bool,
     method: Method = Method.OTHER,
 ) -> Optimizer:
-    """W ← W − lr H, if H follows from the gradients and all factors, without memory.
+    """W ← W − lr H, if H follows from the gradients and all factors; W stays once H is not defined.
+
+    The memory is whether a direction of each run was not defined, (*,).
 
     Args:
-        directions: (objective, factors, levels, gradients) → H of the factors at these levels.
+        directions: (objective, factors, levels, gradients) → H of the factors at these levels, and
+            whether H is not defined, (*,).
         alternating: whether each factor sees the steps of the factors before it.
         method: what theory knows of the method.
     """
 
+    def init(factors: Factors, streams: Streams) -> Tensor:
+        return torch.zeros(factors[0].shape[:-2], dtype=torch.bool, device=factors[0].device)
+
     def step(
-        objective: Objective, factors: Factors, memory: None, lr: Rate
-    ) -> tuple[Factors, None]:
-        moved = list(factors)
+        objective: Objective, factors: Factors, memory: Tensor, lr: Rate
+    ) -> tuple[Factors, Tensor]:
+        moved, undefined = list(factors), memory
         for levels, gradients in _take_turns(objective, moved, alternating):
-            found = directions(objective, tuple(moved), levels, gradients)
+            found, singular = directions(objective, tuple(moved), levels, gradients)
+            undefined = undefined | singular
             for level, H in zip(levels, found, strict=True):
                 moved[level] = descend(moved[level], H, lr)
-        return tuple(moved), None
+        return choose_runs(undefined, factors, tuple(moved)), undefined
 
-    return Optimizer(forget, step, method=method, simultaneous=not alternating)
+    return Optimizer(
+        init, step, method=method, simultaneous=not alternating, undefined=lambda memory: memory
+    )
+
+
+def choose_runs(chosen: Tensor, first: Factors, second: Factors) -> Factors:
+    """The first factors of each chosen run (*,), the second factors of each other run."""
+    column = chosen[..., None, None]
+    return tuple(torch.where(column, A, B) for A, B in zip(first, second, strict=True))
 
 
 def _take_turns(

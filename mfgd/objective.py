@@ -44,7 +44,7 @@ class Objective:
     def __init__(self, problem: Problem, loss: Loss) -> None:
         _refuse_other_arguments(loss)
         self.problem, self.loss, self.observation = problem, loss, problem.observation
-        self.weight = loss.scale / problem.count if loss.reduction == "mean" else loss.scale
+        self.weight = loss.weigh(problem.count)
         self.weighted = bool((torch.as_tensor(self.weight) != 1).any())
         self.penalized = bool((torch.as_tensor(loss.penalty) != 0).any())
         n, m = problem.shape
@@ -65,19 +65,21 @@ class Objective:
         return torch.cat(parts, -2)
 
     def value(self, factors: Factors) -> Tensor:
-        """f, (*,)."""
+        """f, (*,), summed in double precision: the squares of small numbers vanish in single
+        precision."""
         sums, c = [], self.loss.curvature
         for block in self.blocks:
             if c:
                 # ρ(r) = c/2 r² in place: each pass over a large matrix is as slow as the product.
-                values = self._scaled_residual(block, factors).square_()
+                values = self._scaled_residual(block, factors).to(torch.float64).square_()
             else:
                 values = self._losses(block, factors)
             sums.append(sum_matrix(values))
         factor = c / 2 / self.gain**2 if c else 1.0
         total = self.weight * factor * reduce(torch.add, sums)
         if self.penalized:
-            squares = [sum_matrix(W.square()) for W in map(Tensor.contiguous, factors)]
+            doubles = [W.to(torch.float64).contiguous() for W in factors]
+            squares = [sum_matrix(W.square()) for W in doubles]
             total = total + self.loss.penalty / 2 * reduce(torch.add, squares)
         return total[..., 0, 0]
 
@@ -158,13 +160,15 @@ class Objective:
         return block.scaled_residual(left, right, multiply, out)
 
     def _losses(self, block: Block, factors: Factors) -> Tensor:
-        """M ∘ ρ on the rows of a block."""
+        """M ∘ ρ on the rows of a block, in double precision."""
         if self.loss.rho is not None:
-            values = self.loss.rho(self._scaled_residual(block, factors).mul_(1 / self.gain))
+            residual = self._scaled_residual(block, factors).mul_(1 / self.gain)
+            values = self.loss.rho(residual.to(torch.float64))
         else:
             first = take_rows(factors[0], block.rows)
             prediction = block.seen.apply(product((first, *factors[1:-1])), factors[-1])
-            values = self.loss.value(prediction, block.seen.target)
+            target = block.seen.target.to(torch.float64)
+            values = self.loss.value(prediction.to(torch.float64), target)
         return block.seen.restrict(values) if self.restricted else values
 
     def _slopes(self, block: Block, factors: tuple[Tensor, Tensor], out: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ from mfgd.kernel import (
     product,
     take_rows,
 )
-from mfgd.linalg import frobenius_norm, join_norms, solve_positive, top_singular_value
+from mfgd.linalg import frobenius_norm, join_norms, solve_least_norm, top_singular_value
 from mfgd.types import Factors
 
 LANCZOS = 200
@@ -133,13 +133,15 @@ class Observation(ABC):
         """The L (*, n, k) that minimizes ½‖A(L R − D)‖² + ridge/2 ‖L‖²."""
         pairs = _column_pairs(right.mT)
         grams = self.times_transposed(self.restrict(torch.ones_like(self.target)), pairs.mT)
-        return _solve_rows(grams, self.times_transposed(self.target, right), ridge)
+        return _solve_rows(grams, self.times_transposed(self.target, right), ridge, self.shape[1])
 
     def solve_right(self, left: Tensor, ridge: float | Tensor) -> Tensor:
         """The R (*, k, m) that minimizes ½‖A(L R − D)‖² + ridge/2 ‖R‖²."""
         pairs = _column_pairs(left)
         grams = self.transposed_times(pairs, self.restrict(torch.ones_like(self.target))).mT
-        return _solve_rows(grams, self.transposed_times(left, self.target).mT, ridge).mT
+        return _solve_rows(
+            grams, self.transposed_times(left, self.target).mT, ridge, self.shape[0]
+        ).mT
 
     def top_singular_value(self) -> float:
         """σ₁ of D (n, m) with 0 for every entry that is not observed."""
@@ -194,9 +196,10 @@ def _column_pairs(basis: Tensor) -> Tensor:
     return (basis[..., :, None] * basis[..., None, :]).flatten(-2)
 
 
-def _solve_rows(grams: Tensor, sides: Tensor, ridge: float | Tensor) -> Tensor:
-    """The rows x_i (*, n, k) with (G_i + ridge I) x_i = b_i, for G (*, n, k²) and b (*, n, k)."""
+def _solve_rows(grams: Tensor, sides: Tensor, ridge: float | Tensor, rows: int) -> Tensor:
+    """The rows x_i (*, n, k) with (G_i + ridge I) x_i = b_i, for Gram matrices G (*, n, k²) of
+    vectors of at most so many rows, and b (*, n, k)."""
     k = sides.shape[-1]
     if isinstance(ridge, Tensor) and ridge.ndim > 2:
         ridge = ridge[..., None]
-    return solve_positive(grams.reshape(*sides.shape, k), sides[..., None], ridge)[..., 0]
+    return solve_least_norm(grams.reshape(*sides.shape, k), sides[..., None], ridge, rows)[..., 0]

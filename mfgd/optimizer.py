@@ -113,7 +113,9 @@ def scaled_gd(
     W_{l+1}…W_L.
 
     At depth 2, C ← C − lr G_C (FFᵀ + δI)⁻¹ and F ← F − lr (CᵀC + δI)⁻¹ G_F. If δ follows the error,
-    the method is PrecGD, for ranks above the true rank.
+    the method is PrecGD, for ranks above the true rank. Where a matrix to be inverted is
+    numerically singular, as it becomes above the true rank with δ = 0, the method is not defined:
+    the run ends as undefined, at the last factors before.
 
     Source: Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled
     gradient descent, eq. 3, with δ = 0; for PrecGD Zhang, Fattahi, Zhang 2021, Preconditioned
@@ -126,10 +128,11 @@ def scaled_gd(
 
     def directions(
         objective: Objective, factors: Factors, levels: Sequence[int], gradients: Factors
-    ) -> Sequence[Tensor]:
+    ) -> tuple[Sequence[Tensor], Tensor]:
         delta: Rate = damping
         if damped_by == "error":
-            delta = damping * objective.value(factors).sqrt()[..., None, None]
+            error = objective.value(factors).sqrt()[..., None, None]
+            delta = (damping * error).to(factors[0].dtype)
         return _precondition(factors, levels, gradients, delta)
 
     undamped = not (torch.as_tensor(damping) != 0).any()
@@ -147,7 +150,8 @@ def polyak(
     """Polyak's step: W ← W − lr (f − f*) / ⟨G, H⟩ H, with H = G, or H the direction of `scaled_gd`.
 
     Source: Polyak 1969, Minimization of unsmooth functionals; in the scaled metric Tong, Ma, Chi
-    2021, Low-rank matrix recovery with scaled subgradient methods, section II.
+    2021, Low-rank matrix recovery with scaled subgradient methods, section II. Where the scaled
+    metric is numerically singular, the run ends as undefined, like `scaled_gd`.
 
     Args:
         floor: f*, the least value of the objective.
@@ -157,32 +161,35 @@ def polyak(
 
     def directions(
         objective: Objective, factors: Factors, levels: Sequence[int], gradients: Factors
-    ) -> Sequence[Tensor]:
+    ) -> tuple[Sequence[Tensor], Tensor | bool]:
         found: Sequence[Tensor] = gradients
+        singular: Tensor | bool = False
         if metric == "scaled":
-            found = _precondition(factors, levels, gradients, damping)
+            found, singular = _precondition(factors, levels, gradients, damping)
         slopes = [sum_matrix(G * H) for G, H in zip(gradients, found, strict=True)]
         slope = reduce(torch.add, slopes)
         gap = (objective.value(factors)[..., None, None] - floor).clamp(min=0)
         length = torch.where(slope > 0, gap / slope, torch.where(slope.isnan(), slope, 0))
-        return [length * H for H in found]
+        return [length.to(H.dtype) * H for H in found], singular
 
     return step_by_all_factors(directions, alternating=alternating)
 
 
 def _precondition(
     factors: Factors, levels: Sequence[int], gradients: Factors, damping: Rate
-) -> list[Tensor]:
-    """(LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹ for each level l; the first factor has no L, the last factor no
-    T."""
-    directions = []
+) -> tuple[list[Tensor], Tensor]:
+    """(LᵀL + δI)⁻¹ G_l (TTᵀ + δI)⁻¹ for each level l, and whether one of these matrices is
+    singular, (*,); the first factor has no L, the last factor no T."""
+    directions, singular = [], torch.tensor(False)
     for level, G in zip(levels, gradients, strict=True):
         H = G
         if level > 0:
             left = reduce(torch.matmul, factors[:level])
-            H = solve_positive(left.mT @ left, H, damping)
+            H, found = solve_positive(left.mT @ left, H, damping, left.shape[-2])
+            singular = singular | found
         if level < len(factors) - 1:
             right = reduce(torch.matmul, factors[level + 1 :])
-            H = solve_positive(right @ right.mT, H.mT, damping).mT
+            H, found = solve_positive(right @ right.mT, H.mT, damping, right.shape[-1])
+            H, singular = H.mT, singular | found
         directions.append(H)
-    return directions
+    return directions, singular

@@ -54,7 +54,7 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
     threshold = setting.loss.penalty / setting.curvature
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
     gaps = [abs(row.trajectory[name][-1] - goal) for name, goal in zip(names, goals, strict=True)]
-    deviation = float(max(gaps)) / (float(sigma[0]) or 1.0)
+    deviation = float(np.max(gaps)) / (float(sigma[0]) or 1.0)
     if row.outcome == "diverged":
         deviation = math.inf
     curves = {"loss": setting.optimum, **dict(zip(names, goals, strict=True))}
@@ -92,7 +92,8 @@ def saxe(setting: Setting, row: Row) -> Answer | None:
         if a > 0:
             curve = s / (1 + (s / a - 1) * np.exp(-2 * c * s * t))
         curves[name] = curve
-        deviation = max(deviation, float(np.abs(row.trajectory[name] - curve).max()) / s)
+        # Not the built-in max, which would pass over NaN.
+        deviation = float(np.maximum(deviation, np.abs(row.trajectory[name] - curve).max() / s))
         if 0 < a < s / 2:
             half = math.log(s / a - 1) / (2 * c * s * lr)
             values[name.replace("mode", "half_time")] = half
@@ -270,13 +271,17 @@ ORACLES: dict[str, Oracle] = {
 
 
 def judge(setting: Setting, row: Row) -> None:
-    """Adds what theory says of a run to its row: curves beside the measures, verdicts as tags."""
+    """Adds what theory says of a run to its row: curves beside the measures, verdicts as tags.
+
+    Nothing agrees with a loss that no arithmetic can give.
+    """
+    impossible = setting.is_impossible(row)
     for name, oracle in ORACLES.items():
         answer = oracle(setting, row)
         if answer is None:
             row.tags[f"oracle.{name}"] = "not applicable"
             continue
-        row.tags[f"oracle.{name}"] = answer.verdict
+        row.tags[f"oracle.{name}"] = "deviates" if impossible else answer.verdict
         if math.isfinite(answer.deviation):
             row.values[f"deviation.{name}"] = answer.deviation
         for measure, curve in answer.curves.items():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mfgd import theory
 from mfgd.batch import batch_identity, draw_start, load_problem, unit_of_rate
 from mfgd.config import Component, Point
+from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
@@ -79,7 +80,7 @@ def _identity(point: Point) -> Hashable:
     """What runs of one batch have in common, beside the layout of the problem."""
     components = point.loss, point.optimizer, point.schedule, point.record
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
-    modes = point.dtype, point.device, point.diagnostics
+    modes = point.dtype, point.device, point.diagnostics, point.patience
     return (*map(batch_identity, components), *numbers, *modes, point.metrics)
 
 
@@ -100,6 +101,7 @@ def _refuse_early(point: Point) -> None:
         refuse_built_in(name)
     try:
         problem = load_problem(point.problem)
+        refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
         start = draw_start(problem, point)
         point.record()(point.steps)
         point.optimizer().check(Objective(problem, point.loss()), start)
@@ -169,11 +171,12 @@ def _has_limit(point: Point) -> bool:
 def _limit(point: Point) -> float:
     """The largest stable rate in the unit of the given rate, NaN if theory does not know it."""
     try:
-        problem = load_problem(point.problem)
+        problem, loss = load_problem(point.problem), point.loss()
+        limit = theory.rate_limit(problem, loss, point.depth)
+        if point.lr_unit == "sigma1":
+            return limit / theory.rate_unit(problem, loss, point.depth)
     except Exception:
-        # The problem fails again, as a run of its own, when it is solved.
+        # What fails here fails again, if it matters, when the run is solved, and fails that run
+        # alone.
         return math.nan
-    limit = theory.rate_limit(problem, point.loss(), point.depth)
-    if point.lr_unit == "sigma1":
-        return limit / theory.rate_unit(problem, point.loss(), point.depth)
     return limit

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mfgd.dense import AllEntries
 from mfgd.kernel import Multiply, ScaledResidual, Stack, product
-from mfgd.linalg import frobenius_norm, top_singular_value
+from mfgd.linalg import frobenius_norm, leading_triplets, top_singular_value
 from mfgd.observation import Observation, Truth
 from mfgd.types import Factors
 
@@ -158,12 +158,8 @@ class ListedEntries(Observation):
         n, m = self.shape
         if k >= min(n, m):
             return AllEntries(self.matrix.to_dense() * (n * m / self.count)).leading_triplets(k)
-        from scipy.sparse.linalg import svds
-
-        U, sigma, Vh = svds(self._to_scipy(), k=k, v0=np.ones(min(n, m)))
-        # SciPy returns the triplets in ascending order.
-        arrays = U[:, ::-1].copy(), sigma[::-1].copy(), Vh[::-1].copy()
-        U, sigma, Vh = (torch.from_numpy(X) for X in arrays)
+        found = leading_triplets(self._to_scipy(), k)
+        U, sigma, Vh = (torch.from_numpy(X.copy()) for X in found)
         return U, sigma / (self.count / (n * m)), Vh
 
     def _to_scipy(self) -> Any:
@@ -211,7 +207,8 @@ class LowRank:
     def misfit(self, factors: Factors) -> tuple[Tensor, Tensor]:
         """‖D̂ − L R‖ and ‖L R‖, (*,) and ()."""
         estimate = product(factors[:-1]), factors[-1]
-        size = ((self.left.mT @ self.left) * (self.right @ self.right.mT)).sum().sqrt()
+        left, right = self.left.to(torch.float64), self.right.to(torch.float64)
+        size = ((left.mT @ left) * (right @ right.mT)).sum().sqrt()
         return distance(estimate, (self.left, self.right)), size
 
     def singular_values(self) -> Tensor:
@@ -239,7 +236,7 @@ def distance(first: Factors, second: Factors) -> Tensor:
     tall = torch.cat([A, -P.expand(*lead, *P.shape[-2:])], -1)
     wide = torch.cat([B, Q.expand(*lead, *Q.shape[-2:])], -2)
     R, S = (torch.linalg.qr(X, mode="r").R for X in (tall, wide.mT))
-    return torch.linalg.vector_norm(R @ S.mT, dim=(-2, -1))
+    return frobenius_norm(R @ S.mT)
 
 
 def _cells(size: int, pixels: int) -> Tensor:

@@ -21,6 +21,8 @@ LARGEST = 18
 """Inches of a side of the figure."""
 AXES = ("lr", "rank")
 """The keys that are drawn across and down, if they vary."""
+WELL = "converged", "plateau", "budget"
+"""Outcomes without a ×."""
 REPEATS = ("seed", "problem.seed")
 
 
@@ -30,7 +32,7 @@ def overview(runs: pandas.DataFrame) -> Figure:
 
     Args:
         runs: the table of `mfgd.load_runs`. Repeats of a setting, such as seeds, are reduced to
-            their median; × marks a setting of which a run diverged or failed.
+            their median; × marks a setting of which a run diverged, was undefined or failed.
     """
     frame, (x, y, *rest) = _arrange(runs)
     norm = None
@@ -64,13 +66,13 @@ def overview(runs: pandas.DataFrame) -> Figure:
     for axes in grid[len(panels) :]:
         axes.remove()
     if norm is not None:
-        label = "final relative error (× diverged)"
+        label = "final relative error (× diverged or undefined)"
         figure.colorbar(image, ax=list(grid[: len(panels)]), label=label)
     return figure
 
 
 def _arrange(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, Sequence[str]]:
-    """The runs' keys, `error` and `well` (1 if a run neither diverged nor failed), and the names of
+    """The runs' keys, `error` and `well` (1 if a run's outcome is in `WELL`), and the names of
     the keys: across, down, and the rest in the order of their number of values."""
     import pandas
 
@@ -82,7 +84,7 @@ def _arrange(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, Sequence[str]]:
     while len(names) < 2:
         names.append(" " * len(names))  # an axis without a name, unlike the other axis
         frame[names[-1]] = ""
-    frame["well"] = runs["tags.outcome"].isin(["converged", "budget"]).astype(float)
+    frame["well"] = runs["tags.outcome"].isin(WELL).astype(float)
     unknown = pandas.Series(np.nan, index=runs.index)
     error = runs.get("metrics.final_relative_error", unknown)
     frame["error"] = error.where((frame["well"] == 1) & (error > 0) & np.isfinite(error))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mfgd.dense import AllEntries
 from mfgd.kernel import Stack
+from mfgd.linalg import frobenius_norm
 from mfgd.observation import Observation, Truth
 from mfgd.reading import Source
 from mfgd.spectra import Triplets, drop_rounding
@@ -95,6 +96,16 @@ class Problem:
             return None
         U, V = matrix.singular_vectors()
         return Triplets(U, self.spectrum, V)
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest absolute value of an observed entry of D (n, m)."""
+        return max(abs(float(value)) for value in torch.aminmax(self.D))
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of the observed entries of D (n, m)."""
+        return float(frobenius_norm(self.D.reshape(1, -1)))
 
     @cached_property
     def top_singular_value(self) -> float:

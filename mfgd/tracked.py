@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfgd.config import Point
+from mfgd.descent import Outcome
 from mfgd.record import Row
 from mfgd.target import Problem
 
@@ -48,7 +49,8 @@ def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
     tags = {"fingerprint": point.fingerprint, "overrides": " ".join(point.overrides)}
     if isinstance(result, Exception):
         return tags | {"outcome": "error"}
-    return tags | {"outcome": result.outcome} | result.tags
+    reason = Outcome[result.outcome.upper()].sentence
+    return tags | {"outcome": result.outcome, "outcome.reason": reason} | result.tags
 
 
 @cache

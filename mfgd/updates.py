@@ -3,9 +3,12 @@ squares."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from mfgd.linalg import power_of_two
 from mfgd.method import Optimizer, Rate, forget
 from mfgd.objective import Objective
 from mfgd.types import Factors, Refused
@@ -49,9 +52,9 @@ def mu() -> Optimizer:
 def als() -> Optimizer:
     """Alternating least squares, C then F: each minimizes the objective while the other is fixed.
 
-    The method is for the squared loss at depth 2. There is no rate: ``lr`` is not used. A row or
-    column of D with fewer observed entries than the rank has no unique minimizer, and the run
-    diverges, unless there is a penalty.
+    The method is for the squared loss at depth 2. There is no rate: ``lr`` is not used. Where the
+    minimizer is not unique, above the rank of D and for a row or column of D with fewer observed
+    entries than the rank, it is the one of least norm, as `numpy.linalg.lstsq` finds it.
 
     Source: Zhou, Wilkinson, Schreiber, Pan 2008, Large-scale parallel collaborative filtering for
     the Netflix prize, section 3.1, with λ not weighted by the number of ratings.
@@ -60,13 +63,21 @@ def als() -> Optimizer:
     def step(
         objective: Objective, factors: Factors, memory: None, lr: Rate
     ) -> tuple[Factors, None]:
-        C = objective.observation.solve_left(factors[1], _ridge(objective))
-        return (C, objective.observation.solve_right(C, _ridge(objective))), None
+        ridge = _ridge(objective)
+        C = _solve_scaled(objective.observation.solve_left, factors[1], ridge)
+        return (C, _solve_scaled(objective.observation.solve_right, C, ridge)), None
 
     def check(objective: Objective, factors: Factors) -> None:
         _refuse_unless_quadratic("als", objective, factors)
 
     return Optimizer(forget, step, check, simultaneous=False)
+
+
+def _solve_scaled(solve: Callable[[Tensor, Rate], Tensor], basis: Tensor, ridge: Rate) -> Tensor:
+    """The factor that `solve` finds for the other factor. This is scaled by a power of two, at no
+    rounding, so that its Gram matrix neither over- nor underflows."""
+    unit = power_of_two(basis.abs().amax((-2, -1), keepdim=True))
+    return solve(basis / unit, ridge / unit / unit) / unit
 
 
 def _penalize(objective: Objective, denominator: Tensor, factor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfgd.limits import least_possible_loss
 from mfgd.loss import Loss
 from mfgd.method import Method, Optimizer
 from mfgd.record import Row
@@ -68,6 +69,12 @@ class Setting(NamedTuple):
     def loss_of_zero(self) -> float:
         """The loss of the zero matrix, for a quadratic loss."""
         return self.curvature / 2 * float(self.problem.D.square().sum())
+
+    def is_impossible(self, row: Row) -> bool:
+        """Whether the run ended at a loss below the optimum by more than rounding."""
+        dtype = row.factors[0].dtype
+        least = least_possible_loss(self.problem, self.loss, self.optimum, dtype)
+        return bool(row.trajectory["loss"][-1] < least)
 
     def closeness(self, row: Row) -> float:
         """How close to the answer, relative, the run has reached the answer."""

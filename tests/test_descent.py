@@ -248,12 +248,13 @@ def test_a_start_that_is_not_finite_has_diverged(batch):
 
 @BATCHES
 @pytest.mark.parametrize("name", LOSSES)
-def test_single_precision_stays_single_precision(batch, name):
+def test_single_precision_stays_single_precision_and_its_loss_is_double(batch, name):
     given = problem("noisy", batch).to(torch.float32, "cpu")
     start = tuple(W.float() for W in factors(batch))
     rates = torch.full((*batch, 1, 1), 0.01) if batch else 0.01
     state = states(Objective(given, loss(name, penalty=0.1)), start, rates, [0, 20])[-1]
-    assert {W.dtype for W in (*state.factors, state.loss)} == {torch.float32}
+    assert {W.dtype for W in state.factors} == {torch.float32}
+    assert state.loss.dtype == torch.float64
     double = states(
         Objective(problem("noisy", batch), loss(name, penalty=0.1)), factors(batch), 0.01, [0, 20]
     )[-1]
@@ -407,6 +408,7 @@ def test_edge_of_stability():
 
 
 def test_an_outcome_has_a_label_and_a_sentence():
-    assert [outcome.label for outcome in Outcome] == ["running", "converged", "budget", "diverged"]
+    labels = ["running", "converged", "budget", "diverged", "undefined", "plateau"]
+    assert [outcome.label for outcome in Outcome] == labels
     assert all(outcome.sentence.endswith(".") for outcome in Outcome)
     assert len({outcome.sentence for outcome in Outcome}) == len(Outcome)
