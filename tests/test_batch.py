@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases import solve
@@ -46,6 +47,34 @@ def test_masked_and_full_problems_do_not_mix():
     assert plan.group_points(
         grid("problem.observed=0.5", "problem.observed=0.6", "problem.observed=1.0")
     ) == [[0, 1], [2]]
+
+
+def test_patience_is_a_part_of_the_batch_and_moves_no_fingerprint_unless_it_is_set():
+    points = grid("", "patience=20", "patience=20 lr=0.2", "patience=null")
+    assert plan.group_points(points) == [[0, 3], [1, 2]]
+    assert points[0].fingerprint == points[3].fingerprint != points[1].fingerprint
+    assert "patience" not in points[0].params()
+    assert points[1].params()["patience"] == 20
+    ended = [solve([point])[0].outcome for point in grid("lr=1e-9", "lr=1e-9 patience=20")]
+    assert ended == ["budget", "plateau"]
+
+
+def test_a_fault_in_the_largest_singular_value_fails_one_run_alone(tmp_path, monkeypatch):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.eye(250) * (1 + (name == "b")))
+
+    def refuse(D):
+        if D.max() > 1:
+            raise RuntimeError("no convergence")
+        return 1.0
+
+    monkeypatch.setattr("mfgd.observation.top_singular_value", refuse)
+    lines = [f"problem=file problem.path={tmp_path / name}.npy steps=2" for name in "ab"]
+    points = [composed(*line.split(), "lr_unit=sigma1") for line in lines]
+    plan.find_unstable(points)
+    (good,), (bad,) = (result for each in points for result in batch.solve_or_report([each]))
+    assert good.outcome == "budget"
+    assert "no convergence" in str(bad)
 
 
 EXACT = {

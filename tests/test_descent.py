@@ -222,6 +222,50 @@ def test_a_converged_run_is_frozen_while_others_go_on(optimizer):
     assert len({len(held), len(free)}) == 1
 
 
+def test_a_run_on_a_plateau_ends_near_the_best_loss():
+    """Noise keeps the loss above 0: the best loss is that of Eckart and Young."""
+    D = problem("full", (2,)).D
+    objective, start = Objective(make_problem(D), HALF), factors((2,))
+    records = range(0, 20_001, 100)
+    *_, last = states(objective, start, 0.1, records, patience=500)
+    assert last.outcome.tolist() == [Outcome.PLATEAU] * 2
+    assert 500 <= last.step < 20_000
+    best = 0.5 * (np.linalg.svd(D.numpy(), compute_uv=False)[:, 3:] ** 2).sum(-1)
+    assert_allclose(last.loss, best, rtol=1e-3)
+    assert (last.loss.numpy() >= best * (1 - 1e-12)).all()
+
+
+def test_a_plateau_is_judged_over_the_steps_of_patience_or_since_the_last_record():
+    objective, start = Objective(problem("full"), HALF), factors()
+    losses = {state.step: float(state.loss) for state in states(objective, start, 0.1, range(400))}
+    for patience in (1, 7, 60):
+        *_, last = states(objective, start, 0.1, range(400), patience=patience)
+        flat = [
+            step
+            for step in range(patience, 400)
+            if losses[step] >= (1 - 1e-4) * losses[step - patience]
+        ]
+        assert last.step == (flat[0] if flat else 399)
+    # Records further apart than the patience: the last record counts.
+    *_, last = states(objective, start, 0.1, range(0, 4000, 100), patience=1)
+    wide = {
+        state.step: float(state.loss)
+        for state in states(objective, start, 0.1, range(0, 4000, 100))
+    }
+    flat = [step for step in range(100, 4000, 100) if wide[step] >= (1 - 1e-4) * wide[step - 100]]
+    assert last.step == flat[0]
+
+
+def test_convergence_and_divergence_come_before_a_plateau():
+    objective, start = Objective(problem("full"), HALF), factors()
+    *_, last = states(
+        objective, start, 1e-9, range(10), patience=1, reached=lambda state: state.loss > 0
+    )
+    assert last.outcome == Outcome.CONVERGED
+    *_, last = states(objective, start, 1e-9, range(10), patience=1, divergence=0.5)
+    assert last.outcome == Outcome.DIVERGED
+
+
 @BATCHES
 def test_the_stream_ends_when_all_runs_have(batch):
     objective, start = Objective(problem("exact", batch), HALF), factors(batch)

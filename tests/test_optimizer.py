@@ -27,7 +27,7 @@ from sklearn.decomposition import NMF
 
 import mfgd
 from mfgd import Objective
-from mfgd.descent import descent
+from mfgd.descent import Outcome, descent
 from mfgd.kernel import product
 from mfgd.method import Method, Optimizer, descend, forget
 from mfgd.streams import Streams
@@ -184,6 +184,81 @@ def test_als_is_least_squares(kind, penalty, batch):
             Y = fitted(X, D.T, mask.T).T
         assert_allclose(state.factors[0][b], X, rtol=1e-8, atol=1e-10)
         assert_allclose(state.factors[1][b], Y, rtol=1e-8, atol=1e-10)
+
+
+def low_rank(n: int, m: int, rank: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(n, rank)) @ generator.normal(size=(rank, m))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_one_step_of_als_solves_at_every_rank_from_the_true_one(rank):
+    D = low_rank(9, 6, rank)
+    objective = Objective(make_problem(torch.from_numpy(D)), HALF)
+    for k in range(1, 9):
+        start = factors(rank=k, n=9, m=6)
+        *_, state = descent(objective, mfgd.optimizer.als(), start, lr=1.0, records=[0, 1])
+        C = np.linalg.lstsq(start[1].numpy().T, D.T, rcond=1e-10)[0].T
+        F = np.linalg.lstsq(C, D, rcond=1e-10)[0]
+        assert_allclose(product(state.factors), C @ F, atol=1e-9)
+        if k >= rank:
+            assert_allclose(product(state.factors), D, atol=1e-9)
+
+
+def test_als_of_rows_with_fewer_entries_than_the_rank_is_the_least_norm_solution():
+    D, mask = low_rank(8, 6, 2), np.ones((8, 6))
+    mask[0], mask[1, 1:], mask[:, 5], mask[2, 3] = 0, 0, 0, 0
+    given = make_problem(torch.from_numpy(D * mask), torch.from_numpy(mask))
+    X, Y = (W.numpy() for W in factors(rank=4, n=8, m=6))
+    start = torch.from_numpy(X.copy()), torch.from_numpy(Y.copy())
+    *_, state = descent(Objective(given, HALF), mfgd.optimizer.als(), start, lr=1.0, records=[0, 3])
+    for _ in range(3):
+        pairs = zip(mask, D, strict=True)
+        rows = [np.linalg.lstsq(m[:, None] * Y.T, m * d, rcond=1e-7)[0] for m, d in pairs]
+        X = np.stack(rows)
+        pairs = zip(mask.T, D.T, strict=True)
+        columns = [np.linalg.lstsq(m[:, None] * X, m * d, rcond=1e-7)[0] for m, d in pairs]
+        Y = np.stack(columns, 1)
+    assert_allclose(mask * (state.factors[0] @ state.factors[1]).numpy(), mask * (X @ Y), atol=1e-6)
+    assert not state.factors[0][0].any()
+    assert not state.factors[1][:, 5].any()
+
+
+@pytest.mark.parametrize("name", ["scaled_gd", "polyak"])
+def test_a_run_whose_method_is_undefined_stays_where_it_was(name):
+    """F of rank 2 has no (FFᵀ)⁻¹ of rank 3; the neighbours of the run are left alone."""
+    keys = {"damping": 0.0} | ({"metric": "scaled"} if name == "polyak" else {})
+    given, start = problem("full", (3,)), factors((3,))
+    start[1][1, 2] = start[1][1, 0] + start[1][1, 1]
+    objective = Objective(given, HALF)
+    *_, last = descent(objective, optimizer(name, **keys), start, lr=0.1, records=[0, 5, 10])
+    assert last.outcome.tolist() == [Outcome.BUDGET, Outcome.UNDEFINED, Outcome.BUDGET]
+    assert torch.equal(last.factors[0][1], start[0][1])
+    assert torch.equal(last.factors[1][1], start[1][1])
+    assert torch.isfinite(last.loss).all()
+    for b in (0, 2):
+        alone = Objective(one(given, b), HALF)
+        *_, state = descent(alone, optimizer(name, **keys), run(start, b), lr=0.1, records=[0, 10])
+        assert all(map(torch.equal, run(last.factors, b), state.factors))
+    damped = optimizer(name, **keys | {"damping": 0.1})
+    *_, state = descent(objective, damped, start, lr=0.1, records=[0, 10])
+    assert state.outcome.tolist() == [Outcome.BUDGET] * 3
+
+
+def test_above_the_true_rank_no_seed_makes_a_difference():
+    """Scaled descent loses its definition once the surplus of the rank is gone: it converges if
+    the tolerance comes first, and is undefined if not."""
+    D = torch.from_numpy(low_rank(40, 30, 5) / 20)
+    objective = Objective(make_problem(D), HALF)
+    for seed in range(5):
+        start = factors(rank=8, seed=seed, n=40, m=30)
+        for name in ("als", "scaled_gd"):
+            method = optimizer(name, **({"damping": 0.0} if name == "scaled_gd" else {}))
+            records = [0, *range(5, 400, 5)]
+            *_, last = descent(
+                objective, method, start, lr=0.5, records=records, reached=lambda s: s.loss < 1e-6
+            )
+            assert last.outcome == Outcome.CONVERGED, (name, seed)
 
 
 def test_alternating_scaled_gd_at_rate_1_is_als():

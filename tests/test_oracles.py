@@ -414,8 +414,8 @@ def test_contraction_of_scaled_descent_is_one_minus_its_rate_at_any_condition():
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 @pytest.mark.parametrize("lr", [1e-3, 1e9])
-def test_a_zero_matrix_and_a_start_that_blows_up_are_judged(tmp_path, penalty, lr):
-    np.save(tmp_path / "D.npy", np.zeros((6, 5)))
+def test_a_matrix_of_one_entry_and_a_start_that_blows_up_are_judged(tmp_path, penalty, lr):
+    np.save(tmp_path / "D.npy", np.pad([[1e-6]], ((0, 5), (0, 4))))
     line = (
         "problem=file",
         f"problem.path={tmp_path / 'D.npy'}",
