@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd import formats, tables, triples
+from mfgd import formats, frames, tables, triples
 from mfgd.draws import hash_tensors
 from mfgd.matrix import as_floats, as_matrix, real_tensor
 from mfgd.reading import (
@@ -115,7 +116,7 @@ def _read_data(opened: Opened, keys: ReadingKeys, variable: str | None) -> tuple
     if suffix in TEXTS:
         return tables.read_text_matrix(opened.content, suffix, keys)
     if suffix in formats.FRAMES:
-        return tables.read_frame_matrix(formats.load_frame(opened.file, suffix), keys)
+        return frames.read_frame_matrix(formats.load_frame(opened.file, suffix), keys)
     return formats.READERS[suffix](opened.file, variable)
 
 
@@ -125,14 +126,21 @@ def _read_sparse(
     """A sparse matrix of SciPy, whose unlisted entries are 0 or missing."""
     listed = data.tocoo()
     total = len(listed.data)
-    compressed = listed.tocsr()
+    # Sums of small types would overflow.
+    compressed = (listed if np.iscomplexobj(listed.data) else listed.astype(np.float64)).tocsr()
     compressed.sum_duplicates()
     added = total - compressed.nnz
     remarks = [*remarks, f"{count(total, 'entry', 'entries')} listed, all others {unlisted}"]
     if added:
         remarks.append(f"{added} of them added to another of the same place")
     if unlisted == "zero":
-        return as_matrix(drop_values(as_floats(compressed, source), keys), source), remarks
+        try:
+            dense = as_floats(compressed, source)
+        except MemoryError:
+            shape = "×".join(map(str, compressed.shape))
+            hint = "problem.unlisted=missing keeps the listed entries alone"
+            raise Refused(f"{shape} entries do not fit into memory; {hint}") from None
+        return as_matrix(drop_values(dense, keys), source), remarks
     (n, m), columns = compressed.shape, compressed.indices.astype(np.int64)
     at = np.repeat(np.arange(n), np.diff(compressed.indptr)) * m + columns
     order = np.argsort(at)
@@ -199,6 +207,10 @@ def _name_source(path: str, found: Tensor | Listing, remarks: list[str]) -> Sour
         entries, parts = found.values.numpy(), [found.values, found.at]
     else:
         entries, parts = found[~found.isnan()].numpy(), [found]
+        for name, other in (("row", 1), ("column", 0)):
+            empty = int(found.isnan().all(other).sum())
+            if empty:
+                remarks = [*remarks, f"{count(empty, name)} without an entry"]
     said = [f"{n}×{m} matrix", f"{count(len(entries), 'entry', 'entries')} observed", *remarks]
     sentinel = find_sentinel(entries)
     if sentinel is not None:
@@ -206,7 +218,8 @@ def _name_source(path: str, found: Tensor | Listing, remarks: list[str]) -> Sour
             f"{int((entries == sentinel).sum())} of them {sentinel:g}, far from all others "
             f"(if that means missing: problem.missing=[{sentinel:g}])"
         )
-    return Source(path, hash_tensors(torch.tensor([n, m]), *parts), f"{path}: {', '.join(said)}")
+    line = " ".join(", ".join(said).split())  # a name in a header may have several lines
+    return Source(path, hash_tensors(torch.tensor([n, m]), *parts), f"{path}: {line}")
 
 
 def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
@@ -228,7 +241,8 @@ def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
         text = str(error)
         raise Refused(text if text.startswith(source) else f"{source}: {text}") from None
     except Exception as error:  # each reader fails in its own ways on a broken file
-        reason = " ".join((str(error).strip() or repr(error)).split())
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error).strip() or repr(error))
+        reason = " ".join(text.split())
         raise Refused(f"{source}: not readable as {file.suffix} ({reason})") from None
 
 

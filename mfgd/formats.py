@@ -16,6 +16,7 @@ from torch import Tensor
 from mfgd.sparse import ARRAYS
 from mfgd.types import Refused
 
+VEILED = "grey values", "transparent pixels missing"
 Remarks = list[str]
 Reader = Callable[[BinaryIO, str | None], tuple[Any, Remarks]]
 """(file, name of an array) → an array, tensor or matrix of SciPy, and what is to be said of it."""
@@ -136,6 +137,8 @@ def _list_datasets(group: Any, path: str = "") -> Iterator[tuple[str, Callable[[
 
 
 def _read_dataset(item: Any) -> Any:
+    if item.attrs.get("MATLAB_class") in (b"char", b"cell"):
+        raise Refused(f"{item.name.lstrip('/')} is text or a cell array; allowed are real numbers")
     # MATLAB writes its arrays column by column, so that HDF5 has them transposed.
     return item[()].T if "MATLAB_class" in item.attrs else item[()]
 
@@ -160,7 +163,10 @@ def read_image(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
         if pictures > 1:
             raise Refused(f"{pictures} pictures; allowed is one")
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return np.array(image), ["grey values"]
+            grey, hidden = np.array(image, dtype=np.float64), image.info.get("transparency")
+            if hidden is None:
+                return grey, ["grey values"]
+            return np.where(grey == hidden, np.nan, grey), [*VEILED]
         if not image.has_transparency_data:
             return np.array(image.convert("L")), ["grey values"]
         seen = image.convert("RGBA")
@@ -168,7 +174,7 @@ def read_image(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     if ((alpha > 0) & (alpha < 255)).any():
         raise Refused("pixels that are transparent in part; allowed are seen and hidden pixels")
     grey[alpha == 0] = np.nan
-    return grey, ["grey values", "transparent pixels missing"]
+    return grey, [*VEILED]
 
 
 READERS: dict[str, Reader] = {

@@ -59,6 +59,11 @@ class Grid:
         return not any(self.has_text(column) for column in range(1, self.width))
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether any cell is a number."""
+        return any(self.is_number(cell) for row in (self.first, *self.body) for cell in row)
+
+    @property
     def is_short(self) -> bool:
         """Whether the first line has one cell less than the others, and has names in it."""
         if len(self.first) != self.width - 1:

@@ -5,18 +5,27 @@ The rules are those of the table in conf/README.md. A table that may be read in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mfgd.grid import Grid
+from mfgd.reading import ReadingKeys, show
 from mfgd.types import Refused
 
 INDEX_NAMES = frozenset(
     ("", "unnamed: 0", "index", "level_0", "row", "rownames", "row.names", "rowname", "id")
 )
 """Names that people's programs give to a column of row names, in small letters."""
+_NAMES_LIKE = re.compile(r"(.*[ _.-])?(id|no|nr|key|code|date|year|time)\.?|.*[a-z]I[dD]")
+"""Names of columns that may hold names of the rows."""
+_NUMBERS_LIKE = re.compile(
+    r"[<>$€£¥(]*\s*[+-]?\d[\d.,']*\s*([eEdD][+-]?\d+)?\s*[%)$€£¥]*|0x[0-9a-f]+|true|false|\d+/\d+",
+    re.IGNORECASE,
+)
+"""Text that may be numbers in another writing, and no names."""
 YEARS = range(1500, 2101)
 
 
@@ -39,7 +48,7 @@ def find_labels(grid: Grid) -> Labels:
     Raises:
         Refused: the table can be read in two ways; the message names the key that decides.
     """
-    _drop_trailing_separator(grid)
+    _drop_trailing_separators(grid)
     index = _has_index_of_text(grid)
     if len(grid.first) == grid.width - 1:
         index = index or _has_index_below_short_header(grid)
@@ -51,28 +60,26 @@ def find_labels(grid: Grid) -> Labels:
     return Labels(header, index, names, grid.width - index)
 
 
-def _drop_trailing_separator(grid: Grid) -> None:
-    """Drops a last column in which no line has a cell, and which has no name.
+def _drop_trailing_separators(grid: Grid) -> None:
+    """Drops last columns in which no line has a cell, and which have no name.
 
     Raises:
-        Refused: the column may be there, and missing everywhere.
+        Refused: such a column may be there, and missing everywhere.
     """
-    named = len(grid.first) == grid.width and grid.first[-1]
-    if grid.width == 1 or named or any(row[-1] for row in grid.body):
+    wanted = grid.keys["columns"]
+    if isinstance(wanted, list | tuple) or not grid.has_numbers:
         return
-    if not any(grid.is_number(cell) for row in (grid.first, *grid.body) for cell in row):
-        return
-    count = grid.keys["columns"]
-    if count == grid.width:
-        return
-    named_rows = grid.has_text(0)
-    headed = bool(grid.body) and any(map(grid.is_text, grid.first[named_rows:]))
-    if not headed and count != grid.width - 1:
-        raise Refused(
-            "each line ends with a separator: the last column is missing everywhere, or there "
-            f"is none; problem.columns={grid.width} or problem.columns={grid.width - 1} decides"
-        )
-    grid.drop_last_column()
+    while grid.width > 1 and grid.width != wanted:
+        named = len(grid.first) == grid.width and grid.first[-1]
+        if named or any(row[-1] for row in grid.body):
+            return
+        headed = bool(grid.body) and any(map(grid.is_text, grid.first[grid.has_text(0) :]))
+        if not headed and wanted is None:
+            raise Refused(
+                "each line ends with a separator: the last column is missing everywhere, or there "
+                f"is none; problem.columns={grid.width} or problem.columns={grid.width - 1} decides"
+            )
+        grid.drop_last_column()
 
 
 def _has_index_of_text(grid: Grid) -> bool:
@@ -96,6 +103,11 @@ def _has_index_of_text(grid: Grid) -> bool:
                 f"the first column has numbers and text, {name} and {text}: it holds row names "
                 f"(problem.index=true), or entries (problem.missing=[{text}])"
             )
+    if all(map(_NUMBERS_LIKE.fullmatch, filter(None, names))):
+        raise Refused(
+            f"the first column, {', '.join(names[:3])}…, holds row names (problem.index=true), or "
+            "numbers in a writing that is not read"
+        )
     return True
 
 
@@ -166,6 +178,8 @@ def _has_index_of_numbers(grid: Grid, header: bool) -> tuple[bool, bool]:
     if named and consecutive:
         return True, header
     counted = consecutive and (len(names) > 1 or names[0] == "0")
+    if header and _NAMES_LIKE.fullmatch(grid.first[0]) and grid.are_distinct_integers(names):
+        named = True
     if named or (counted and _is_numbering(grid, names, header)):
         which = f"the column {grid.first[0]!r}" if header and grid.first[0] else "the first column"
         raise Refused(
@@ -183,8 +197,9 @@ def _is_numbering(grid: Grid, names: list[str], header: bool) -> bool:
     numbered = any(grid.is_number(cell) for row in others for cell in row)
     if grid.are_decimal(others) or not numbered:
         return True
-    follows = not header and grid.count_on(rows)
-    return not header and names[0] == "0" and not follows
+    if header:
+        return len(names) > 2
+    return names[0] == "0" and not grid.count_on(rows)
 
 
 def _has_numbered_corner(grid: Grid) -> bool:
@@ -224,6 +239,37 @@ def _looks_like_labels(grid: Grid, cells: list[str], index: bool) -> bool:
         return counted or decimal or not _are_years(entries).any()
     rising = len(cells) > 2 and bool((np.diff(heads) > 0).all())
     return rising and heads[0] > 10 * np.abs(entries).max()
+
+
+def choose_columns(labels: Labels, keys: ReadingKeys) -> list[int]:
+    """The positions of the columns of entries that are read.
+
+    Raises:
+        Refused: a column that is not there.
+    """
+    wanted = keys["columns"]
+    everything = list(range(labels.width))
+    if wanted is None:
+        return everything
+    name = f"problem.columns={show(wanted)}"
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= labels.width:
+            raise Refused(f"{name}: must be between 1 and {labels.width}, the columns of the file")
+        return everything[:wanted]
+    chosen = []
+    for column in wanted:
+        position = column if isinstance(column, int) else _find_name(labels, column, name)
+        if position not in everything:
+            raise Refused(f"{name}: no column {column}; allowed are 0 to {labels.width - 1}")
+        chosen.append(position)
+    return chosen
+
+
+def _find_name(labels: Labels, column: str, name: str) -> int:
+    if labels.names.count(column) != 1:
+        there = ", ".join(labels.names) or "none by name"
+        raise Refused(f"{name}: {labels.names.count(column)} columns {column}; there are {there}")
+    return labels.names.index(column)
 
 
 def _are_years(values: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ def real_tensor(data: Any, source: str) -> Tensor:
     """
     if isinstance(data, Tensor):
         dense = data.detach().to("cpu")
-        array = (dense if dense.layout == torch.strided else dense.to_dense()).resolve_conj()
+        if dense.layout != torch.strided:
+            dense = dense.to_dense()
+        array = dense.resolve_conj().resolve_neg()
         if array.is_complex():
             raise Refused(f"{source}: complex entries; allowed are real numbers")
         if array.is_floating_point():

@@ -35,6 +35,8 @@ _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "colons"
     "\\t": "\t",
 }
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_SET_APART = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?")
+"""Numbers whose thousands are set apart by blanks or apostrophes, which are no decimal marks."""
 _GROUPED = {
     ".": re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"),
     ",": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"),
@@ -152,6 +154,9 @@ class Numbers(NamedTuple):
         """The number in a cell, NaN if the cell is missing, None if the cell is text."""
         if cell.lower() in self.words:
             return np.nan
+        cell = cell.replace("\u2212", "-")
+        if _SET_APART.fullmatch(cell):
+            cell = re.sub("[ '\u00a0\u202f]", "", cell)
         other = "," if self.decimal == "." else "."
         if other in cell:
             if not (self.grouped and _GROUPED[self.decimal].fullmatch(cell)):

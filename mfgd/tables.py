@@ -1,21 +1,26 @@
-"""Matrices from tables: text files, and tables of pandas."""
+"""Matrices from text files."""
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mfgd.grid import Grid
-from mfgd.labels import INDEX_NAMES, Labels, find_labels
-from mfgd.reading import Numbers, ReadingKeys, choose_writing, count, show
+from mfgd.labels import Labels, choose_columns, find_labels
+from mfgd.reading import (
+    AS_IT_SAYS,
+    Numbers,
+    ReadingKeys,
+    choose_writing,
+    count,
+    list_writings,
+)
 from mfgd.text import NAMES, USUAL, Line, Text, list_separators, ragged, refuse_ragged
 from mfgd.types import Refused
-
-if TYPE_CHECKING:
-    import pandas
 
 
 class TableLayout(NamedTuple):
@@ -69,6 +74,11 @@ def _choose_layout(text: Text, suffix: str, keys: ReadingKeys) -> TableLayout:
     if len(possible) > 1:
         names = " or ".join(NAMES.get(separator, separator) for separator in possible)
         raise Refused(f"cells stand between {names}; problem.separator decides")
+    if keys["separator"] is None and possible in ([","], [" "]) and _may_be_one_column(text):
+        raise Refused(
+            f"{NAMES[possible[0]]} stand between cells (problem.separator=blank or comma), or in "
+            "the numbers of one column (problem.separator=tab)"
+        )
     separator = [*possible, *separators][0]
     head = text.take_head(separator)
     if not head:
@@ -100,35 +110,12 @@ def _is_possible(text: Text, separator: str, keys: ReadingKeys) -> bool:
     return grid.is_numeric or isinstance(keys["columns"], list | tuple)
 
 
-def choose_columns(labels: Labels, keys: ReadingKeys) -> list[int]:
-    """The positions of the columns of entries that are read.
-
-    Raises:
-        Refused: a column that is not there.
-    """
-    wanted = keys["columns"]
-    everything = list(range(labels.width))
-    if wanted is None:
-        return everything
-    name = f"problem.columns={show(wanted)}"
-    if isinstance(wanted, int):
-        if not 1 <= wanted <= labels.width:
-            raise Refused(f"{name}: must be between 1 and {labels.width}, the columns of the file")
-        return everything[:wanted]
-    chosen = []
-    for column in wanted:
-        position = column if isinstance(column, int) else _find_name(labels, column, name)
-        if position not in everything:
-            raise Refused(f"{name}: no column {column}; allowed are 0 to {labels.width - 1}")
-        chosen.append(position)
-    return chosen
-
-
-def _find_name(labels: Labels, column: str, name: str) -> int:
-    if labels.names.count(column) != 1:
-        there = ", ".join(labels.names) or "none by name"
-        raise Refused(f"{name}: {labels.names.count(column)} columns {column}; there are {there}")
-    return labels.names.index(column)
+def _may_be_one_column(text: Text) -> bool:
+    """Whether each of the first lines is one number with a decimal comma, some with blanks between
+    their thousands."""
+    lines = [line.cells[0] for line in text.take_head("\t") if line.cells[0]]
+    numbers = [re.fullmatch(r"[+-]?\d{1,3}( \d{3})*,\d+", line) for line in lines]
+    return all(numbers) and any(" " in line for line in lines)
 
 
 def _take_entries(text: Text, layout: TableLayout, keys: ReadingKeys) -> Iterator[Line]:
@@ -151,13 +138,11 @@ def _take_entries(text: Text, layout: TableLayout, keys: ReadingKeys) -> Iterato
             skip = False
             continue
         if trailing is None:
-            trailing = len(line.cells) == layout.cells + 1
-        if len(line.cells) != layout.cells + trailing:
+            trailing = len(line.cells) - layout.cells
+        if trailing < 0 or len(line.cells) != layout.cells + trailing:
             raise ragged(line, layout.cells)
-        if trailing and line.cells[-1]:
-            raise Refused(
-                f"line {line.number}: {line.cells[-1]!r} in a column that is empty before"
-            )
+        if any(line.cells[layout.cells :]):
+            raise Refused(f"line {line.number}: a cell in a column that is empty before")
         yield line
 
 
@@ -194,12 +179,20 @@ def _read_line(line: Line, layout: TableLayout) -> list[float]:
     for cell in cells:
         value = layout.numbers.parse(cell)
         if value is None:
-            allowed = (
-                f"allowed are numbers and missing entries; problem.missing=[{cell}] adds to them"
-            )
-            raise Refused(f"line {line.number}: {cell!r} is no number; {allowed}")
+            advice = _advise(cell)
+            raise Refused(f"line {line.number}: {cell!r} is no number; {advice}")
         found.append(value)
     return found
+
+
+def _advise(cell: str) -> str:
+    """What helps if a cell is no number."""
+    allowed = "allowed are numbers and missing entries"
+    if re.fullmatch(r"[^\W\d]+|[-.*#?]+", cell):
+        return f"{allowed}; problem.missing=[{cell}] adds to them"
+    if any(numbers.parse(cell) is not None for numbers in list_writings(AS_IT_SAYS)):
+        return f"{allowed}; problem.decimal=point or problem.decimal=comma says what a comma is"
+    return f"{allowed}; problem.columns chooses columns"
 
 
 def _remark(text: Text, layout: TableLayout, usual: str) -> list[str]:
@@ -221,48 +214,3 @@ def _remark(text: Text, layout: TableLayout, usual: str) -> list[str]:
     elif numbers.grouped:
         remarks.append("commas between thousands")
     return remarks
-
-
-def read_frame_matrix(frame: pandas.DataFrame, keys: ReadingKeys) -> tuple[np.ndarray, list[str]]:
-    """The matrix (n, m) in a table of pandas, and what is to be said of it.
-
-    Raises:
-        Refused: a column that is not numeric, or that may hold row names.
-    """
-    from pandas.api.types import is_numeric_dtype
-
-    names = list(map(str, frame.columns))
-    index = bool(keys["index"])
-    if keys["index"] is None and len(names) > 1:
-        index = _has_row_names(frame, names[0])
-    labels = Labels(True, index, names[index:], len(names) - index)
-    chosen = choose_columns(labels, keys)
-    table = frame.iloc[:, [index + column for column in chosen]]
-    for name, kind in table.dtypes.items():
-        if not is_numeric_dtype(kind):
-            raise Refused(f"column {name} is not numeric; allowed are numbers and NaN")
-    remarks = ["first column taken as row names"] if index else []
-    if len(chosen) < labels.width:
-        remarks.append(f"{len(chosen)} of {labels.width} columns read")
-    return table.to_numpy(dtype=np.float64, na_value=np.nan).copy(), remarks
-
-
-def _has_row_names(frame: pandas.DataFrame, name: str) -> bool:
-    """Whether the first column holds names of the rows.
-
-    Raises:
-        Refused: a column with a name of row names, whose numbers do not count the rows.
-    """
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    column = frame.iloc[:, 0]
-    if not is_numeric_dtype(column.dtype):
-        return True
-    if name.lower() not in INDEX_NAMES or is_bool_dtype(column.dtype):
-        return False
-    if column.isna().any() or not (column.diff().dropna() == 1).all():
-        raise Refused(
-            f"the column {name!r} holds row names (problem.index=true) "
-            "or entries (problem.index=false)"
-        )
-    return True

@@ -42,13 +42,13 @@ class Text:
     """
 
     def __init__(self, content: bytes) -> None:
-        text = decode(content)
+        text = decode(content).replace("\r\n", "\n").replace("\r", "\n")
         self.comments = 0
         at = 0
         while text[at : at + 1] in ("#", "%"):
             at = text.find("\n", at) + 1 or len(text)
             self.comments += 1
-        self.body = text[at:]
+        self.skipped, self.body = text[:at], text[at:]
 
     def split(self, separator: str, lines: int | None = None) -> Iterator[Line]:
         """The lines, or the first lines, each split into its cells without blanks around them."""
@@ -66,7 +66,7 @@ class Text:
         if separator == "::":
             stream, delimiter = (line.replace("::", _UNIT) for line in stream), _UNIT
         elif separator == " ":
-            stream = (" ".join(line.split()) for line in stream)
+            stream = (" ".join(re.split(r"[ \t]+", line.strip(" \t\n"))) for line in stream)
         reader = csv.reader(watch(stream), delimiter=delimiter, skipinitialspace=True)
         for cells in reader:
             yield Line(reader.line_num + self.comments, [cell.strip() for cell in cells], named)

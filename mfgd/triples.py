@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mfgd.frames import spell_out
 from mfgd.grid import Grid
-from mfgd.reading import Listing, ReadingKeys, choose_writing, count
+from mfgd.reading import WORDS, Listing, ReadingKeys, choose_writing, count
 from mfgd.roles import ROLES, Columns, choose_roles, choose_separator, find_columns, has_header
 from mfgd.text import Line, Text, refuse_ragged
 from mfgd.types import Refused
@@ -47,24 +48,34 @@ def read_rating_lines(content: bytes, keys: ReadingKeys) -> tuple[Listing, list[
         lines = (line.number for line in text.split(separator) if any(line.cells))
         return next(islice(lines, row + columns.header, None))
 
-    chunks = _read_chunks(text, separator, len(columns.names), int(columns.header))
+    _refuse_skipped_ratings(text, separator, columns)
+    skipped = head[0].number - text.comments if header else 0
+    chunks = _read_chunks(text, separator, len(columns.names), skipped)
     listing, remarks = place_ratings(_choose(chunks, columns), keys, find_line)
     if text.comments:
         remarks.append(f"{count(text.comments, 'line')} of comment skipped")
     return listing, columns.describe() + remarks
 
 
-def _read_chunks(text: Text, separator: str, width: int, header: int) -> Iterator[pandas.DataFrame]:
-    """The cells below the header as text, some lines at once.
+def _refuse_skipped_ratings(text: Text, separator: str, columns: Columns) -> None:
+    """Raises `Refused` if a line that is skipped as a comment may be a rating."""
+    for number, line in enumerate(text.skipped.splitlines(), 1):
+        cells = line.split(separator)
+        if len(cells) == len(columns.names) and cells[columns.roles[2]].strip().isdecimal():
+            raise Refused(f"line {number} begins like a comment, and may be a rating: {line!r}")
+
+
+def _read_chunks(
+    text: Text, separator: str, width: int, skipped: int
+) -> Iterator[pandas.DataFrame]:
+    """The cells below so many lines as text, some lines at once.
 
     Raises:
         ParserError: a line with more cells than columns.
     """
     import pandas
 
-    body = text.body.lstrip("\r\n")
-    if header:
-        body = body.partition("\n")[2]
+    body = text.body.split("\n", skipped)[-1] if skipped else text.body
     if not body.strip():
         return
     delimiter = {"::": "\x1f", " ": r"\s+"}.get(separator, separator)
@@ -118,7 +129,7 @@ class Numbering:
     def add(self, column: pandas.Series) -> None:
         """Numbers the names of some lines."""
         codes, names = column.factorize()
-        met = [self.numbers.setdefault(str(name).strip(), len(self.numbers)) for name in names]
+        met = [self.numbers.setdefault(str(name), len(self.numbers)) for name in names]
         self.parts.append(np.array(met, dtype=np.int32)[codes])
 
     @property
@@ -134,11 +145,18 @@ class Numbering:
             Refused: names that are one number in two writings.
         """
         names = list(self.numbers)
-        whole = [re.sub(r"\.0+$", "", name) for name in names]
+        whole = [re.sub(r"\.0+$", "", name.strip()) for name in names]
         if len(set(whole)) < len(whole):
             twice = next(name for name, other in zip(names, whole, strict=True) if name != other)
-            raise Refused(f"{role} {twice}: is there without .0 too; allowed is one writing")
-        integers = all(re.fullmatch(r"0|-?[1-9]\d*", name) for name in whole)
+            what = "is there without blanks or .0 too"
+            raise Refused(f"{role} {twice!r}: {what}; allowed is one writing")
+        for name in names:
+            if "\n" in name:
+                raise Refused(f"{role} {name!r}: a name of several lines; is a quote not closed?")
+        known = [name for name in whole if name.lower() not in WORDS]
+        integers = all(re.fullmatch(r"0|-?[1-9]\d*", name) for name in known)
+        if integers and len(known) < len(whole):
+            raise Refused(f"a line without {role}: {min(set(whole) - set(known))!r}")
         order = sorted(range(len(names)), key=lambda at: int(whole[at]) if integers else names[at])
         rank = np.empty(len(names), dtype=np.int64)
         rank[order] = np.arange(len(names))
@@ -169,7 +187,7 @@ def place_ratings(
             numbering.add(column)
     users, items, ratings = found
     values = _read_values(ratings, keys, find_line)
-    for role, numbering in zip(ROLES, found, strict=True):
+    for role, numbering in zip(ROLES, found[:2], strict=False):
         if "" in numbering.numbers:
             row = int(np.argmax(numbering.column == numbering.numbers[""]))
             raise Refused(f"{_show_line(row, find_line)}a line without {role}")
@@ -205,7 +223,8 @@ def _read_values(
     for name, value in zip(ratings.numbers, parsed, strict=True):
         if not np.isfinite(value) and (np.isinf(value) or keys["missing"] is None):
             where = _show_line(int(np.argmax(ratings.column == ratings.numbers[name])), find_line)
-            raise Refused(f"{where}a line without user, item or rating: {name!r}")
+            hint = f"problem.missing=['{name}'] leaves such lines out"
+            raise Refused(f"{where}a line without user, item or rating: {name!r}; {hint}")
     return parsed[ratings.column] if len(parsed) else np.empty(0)
 
 
@@ -219,14 +238,16 @@ def read_rating_frame(frame: pandas.DataFrame, keys: ReadingKeys) -> tuple[Listi
     Raises:
         Refused: as `read_rating_lines`, or ids that are no whole numbers and no text.
     """
+    frame = spell_out(frame)
     names = list(map(str, frame.columns))
     rows = [names, *frame.head(2).itertuples(index=False)]
     grid = Grid([Line(0, list(map(str, row))) for row in rows], keys)
     roles = choose_roles(grid, names, int(bool(keys["index"])), header=True)
     columns = [frame.iloc[:, at] for at in roles]
     for role, column in zip(ROLES, columns[:2], strict=False):
-        if column.dtype.kind == "f" and (column.abs() >= 2**53).any():
-            raise Refused(f"column {column.name}: {role} ids beyond 2^53 as floats are not exact")
+        exact = 2**24 if column.dtype == "float32" else 2**53
+        if column.dtype.kind == "f" and (column.abs() >= exact).any():
+            raise Refused(f"column {column.name}: {role} ids so large are not exact as floats")
     text = [column.astype(str).where(column.notna(), "") for column in columns]
     listing, remarks = place_ratings([text], keys, None)
     return listing, Columns(True, names, roles, False).describe() + remarks

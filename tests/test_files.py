@@ -336,6 +336,10 @@ def test_grey_values_of_an_image(mode, tmp_path):
 
 
 def test_transparent_pixels_are_missing(tmp_path):
+    deep = Image.fromarray(np.array([[5, 700], [60000, 5]], dtype=np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=5)
+    expected = [[NAN, 700], [60000, NAN]]
+    assert_array_equal(observed(file(path=str(tmp_path / "deep.png"))), expected)
     pixels = np.array([[[9, 255], [7, 0]], [[200, 255], [0, 255]]], dtype=np.uint8)
     Image.fromarray(pixels, mode="LA").save(tmp_path / "D.png")
     assert_array_equal(observed(file(path=str(tmp_path / "D.png"))), [[9, NAN], [200, 0]])
@@ -403,6 +407,21 @@ def test_tables_of_pandas(tmp_path):
     pandas.DataFrame({"id": [7, 9], "a": [1.5, 2.5]}).to_parquet(tmp_path / "ids.parquet")
     with pytest.raises(Refused, match=r"the column 'id' holds row names \(problem\.index=true\)"):
         file(path=str(tmp_path / "ids.parquet"))
+
+
+def test_categories_and_large_numbers_in_tables_of_pandas(tmp_path):
+    frame = pandas.DataFrame({"a": pandas.Categorical([10, 20]), "b": [1.0, 2.0]})
+    frame.to_feather(tmp_path / "D.feather")
+    assert_array_equal(observed(file(path=str(tmp_path / "D.feather"))), [[10, 1], [20, 2]])
+    pandas.DataFrame({"a": [2**53 + 1, 2**53]}).to_parquet(tmp_path / "D.parquet")
+    with pytest.raises(Refused, match=r"column a has whole numbers beyond 2\^53"):
+        file(path=str(tmp_path / "D.parquet"))
+
+
+def test_sums_of_small_types_do_not_overflow(tmp_path):
+    twice = coo_array((np.array([100, 100], dtype=np.int8), ([0, 0], [0, 0])), shape=(2, 2))
+    save_npz(tmp_path / "D.npz", twice)
+    assert_array_equal(file(path=str(tmp_path / "D.npz")).D, [[200, 0], [0, 0]])
 
 
 def test_a_masked_entry_is_no_truth_unless_the_user_says_so(tmp_path):

@@ -58,6 +58,8 @@ def write(folder: Path, text: str, name: str = "D.csv") -> Path:
         "1,0;2,0;3\n4;null;6\n",
         "  1 \t 2\t3\n4\tnone\t6\n",
         "1   2 3\n 4 N/A   6\n",
+        "a,b,c,,\n1,2,3,,\n4,,6,,\n",
+        "1,2,3\r4,,6\r",
         ",2020,2021,2022\nfrance,1,2,3\nspain,4,,6\n",
         "a,é,c\n1,2,3\n4,,6\n",
     ],
@@ -130,6 +132,15 @@ TWO_WAYS = {  # text → (key, value → matrix)
         "columns",
         {3: [[1, 2, 3], [4, 5, 6]], 4: [[1, 2, 3, NAN], [4, 5, 6, NAN]]},
     ),
+    "a,b\n10%,2\n20%,4\n": ("index", {True: [[2], [4]]}),
+    "a,b\nTRUE,2\nFALSE,4\n": ("index", {True: [[2], [4]]}),
+    "year,a,b\n2000,1.5,2\n2001,3,4\n": ("index", {True: [[1.5, 2], [3, 4]]}),
+    "user_id,a,b\n1,5,2\n2,3,4\n": ("index", {True: [[5, 2], [3, 4]]}),
+    "date,a,b\n20200101,5,2\n20200301,3,4\n": ("index", {True: [[5, 2], [3, 4]]}),
+    "1 234,5\n2 500,0\n": (
+        "separator",
+        {"tab": [[1234.5], [2500]], "comma": [[1234, 5], [2500, 0]]},
+    ),
     "1\n\n2\n": ("missing", {("",): [[1], [NAN], [2]]}),
 }
 
@@ -151,6 +162,8 @@ def test_numbers_of_people(tmp_path):
     assert_array_equal(read(path), [[1234567.5, -2000], [1000, 0.5]])
     path = write(tmp_path, "1.234.567,5;-2,25\n1e3;,5\n")
     assert_array_equal(read(path), [[1234567.5, -2.25], [1000, 0.5]])
+    path = write(tmp_path, "1 234,5;\u22122,5\n3'000;4\u00a0000,1\n")
+    assert_array_equal(read(path), [[1234.5, -2.5], [3000, 4000.1]])
     with pytest.raises(Refused, match="'1_000' is no number"):
         read(write(tmp_path, "3,4\n5,1_000\n"))
     with pytest.raises(Refused, match="1_000, 2, holds names of columns"):
@@ -193,10 +206,14 @@ def test_errors_name_the_line_of_the_file(tmp_path):
         read(path)
     assert_array_equal(read(path, missing=["x"]), [[1, 2], [3, NAN]])
     assert_array_equal(read(path, missing=["x", "1", 3]), [[NAN, 2], [NAN, NAN]])
+    path = write(tmp_path, "1,2\n3,20%\n")
+    with pytest.raises(Refused, match=r"line 2: '20%' is no number; .*problem\.columns chooses"):
+        read(path)
+    assert "2 rows without an entry" in summary(write(tmp_path, "1,2\n3,4\n,\n,\n"))
     rows = "1,2\n" * 2000
     with pytest.raises(Refused, match="ragged: rows of 1 to 2 cells, line 2001 has 1"):
         read(write(tmp_path, f"{rows}3\n"))
-    with pytest.raises(Refused, match=r"line 2001: '1,5' is no number"):
+    with pytest.raises(Refused, match=r"line 2001: '1,5' is no number; .*decimal=point or"):
         read(write(tmp_path, f'{rows}"1,5",2\n'))
 
 

@@ -79,6 +79,8 @@ def test_ratings(name, header, separator, width, tmp_path):
         "rating,user,item\n1.5,2.0,10.0\n2,7.0,30.0\n",
         "# libmf\n2 10 1.5\n7 30 2\n",
         "10:\n2,1.5,2005-09-06\n30:\n7,2,2005-09-07\n",
+        'userId,"movie\nId",rating\n2,10,1.5\n7,30,2\n',
+        "userId,movieId,rating\r2,10,1.5\r7,30,2\r",
         "user, item, rating\n2, 10, 1.5\n\n7, 30, 2\n",
         "reviewerID,asin,overall,unixReviewTime\n2,10,1.5,5\n7,30,2,6\n",
         '2,10,1.5,"a title, with a comma"\n7,30,2,"another"\n',
@@ -96,7 +98,15 @@ def test_ids_are_identities(tmp_path):
     assert_array_equal(read(path), [[1, 3], [5, NAN]])
     path = write(tmp_path, "007,x,5\n7,x,3\n")
     assert_array_equal(read(path), [[5], [3]])
-    with pytest.raises(Refused, match=r"user 1\.0: is there without \.0 too"):
+    for text, reason in {
+        'user,item,rating\n" a",b,5\na,b,3\n': "user ' a': is there without blanks or",
+        "user,item,rating\nnan,1,3\n2.0,2,4\n": "a line without user: 'nan'",
+        'user,item,rating\n1,"abc,5\n2,def,3\n3,x"y,4\n': "a name of several lines",
+        "#a,1,5\n#b,2,3\nc,1,4\n": "line 1 begins like a comment, and may be a rating",
+    }.items():
+        with pytest.raises(Refused, match=reason):
+            read(write(tmp_path, text))
+    with pytest.raises(Refused, match=r"user '1\.0': is there without blanks or \.0 too"):
         read(write(tmp_path, "1.0,10,5\n1,11,3\n"))
 
 
@@ -107,7 +117,7 @@ def test_tables_of_pandas(tmp_path):
     for path in tmp_path.iterdir():
         assert_array_equal(read(path), [[1.5, NAN], [NAN, 2]])
     frame.astype({"user_id": float}).assign(user_id=2.0**53).to_parquet(tmp_path / "ids.parquet")
-    with pytest.raises(Refused, match="column user_id: user ids beyond"):
+    with pytest.raises(Refused, match="column user_id: user ids so large"):
         read(tmp_path / "ids.parquet")
 
 
@@ -169,6 +179,10 @@ def test_missing_ratings_that_are_named(tmp_path):
     path = write(tmp_path, "user,item,rating\n2,10,NA\n2,20,-1\n7,10,3\n")
     with pytest.raises(Refused, match="line 2: a line without user, item or rating: 'NA'"):
         read(path)
+    blank = write(tmp_path, "2,10,\n2,20,\n7,10,3\n", "blank.csv")
+    with pytest.raises(Refused, match=r"problem\.missing=\[''\] leaves such lines out"):
+        read(blank)
+    assert_array_equal(read(blank, missing=[""]), [[NAN, NAN], [3, NAN]])
     assert_array_equal(read(path, missing=[-1]), [[NAN, NAN], [3, NAN]])
     assert "2 lines without a rating" in load(path, missing=[-1]).source.summary
 
