@@ -51,7 +51,7 @@ def find_labels(grid: Grid) -> Labels:
     _drop_trailing_separators(grid)
     index = _has_index_of_text(grid)
     if len(grid.first) == grid.width - 1:
-        index = index or _has_index_below_short_header(grid)
+        index = index or has_index_below_short_header(grid)
         return Labels(True, index, grid.first[0 if index else 1 :], grid.width - index)
     header = _has_header(grid, index)
     if not index:
@@ -111,7 +111,7 @@ def _has_index_of_text(grid: Grid) -> bool:
     return True
 
 
-def _has_index_below_short_header(grid: Grid) -> bool:
+def has_index_below_short_header(grid: Grid) -> bool:
     """Whether the first column has names if the header has one name less than there are
     columns, as R writes it.
 

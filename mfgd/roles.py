@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mfgd.grid import Grid
+from mfgd.labels import has_index_below_short_header
 from mfgd.reading import ReadingKeys, find_separator, show
-from mfgd.text import NAMES, Text
+from mfgd.text import Text, take_only_separator
 from mfgd.types import Refused
 
 ROLES = {
@@ -55,14 +56,10 @@ def choose_separator(text: Text, keys: ReadingKeys) -> str:
         widths = {len(line.cells) for line in head[1:]} or {len(line.cells) for line in head}
         if head and len(head[0].cells) > 2 and min(widths) > 2:
             possible.append(separator)
-    if " " in possible and len(possible) > 1:  # blanks in a text beside another separator
-        possible.remove(" ")
-    if len(possible) > 1:
-        names = " or ".join(NAMES.get(separator, separator) for separator in possible)
-        raise Refused(f"cells stand between {names}; problem.separator decides")
-    if not possible:
+    found = take_only_separator(possible)
+    if found is None:
         raise Refused("fewer than 3 columns; allowed are at least user, item and rating")
-    return possible[0]
+    return found
 
 
 def find_columns(grid: Grid, header: bool) -> Columns:
@@ -100,18 +97,10 @@ def _find_unnamed(grid: Grid) -> tuple[int, bool]:
     Raises:
         Refused: either is possible.
     """
-    index = grid.keys["index"]
-    if index is None:
-        if not any(grid.columns[-1]):
-            index = False
-        elif grid.counts_rows:
-            index = True
-        else:
-            raise Refused(
-                "the header has one name less than there are columns: the first column holds row "
-                "names (problem.index=true) or the last has no name (problem.index=false)"
-            )
-    return int(index), not any(grid.columns[-1])
+    empty = not any(grid.columns[-1])
+    if empty and grid.keys["index"] is None:
+        return 0, True
+    return int(has_index_below_short_header(grid)), empty
 
 
 def _match_names(names: Sequence[str]) -> dict[str, list[int]]:

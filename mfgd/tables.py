@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,16 @@ from mfgd.reading import (
     count,
     list_writings,
 )
-from mfgd.text import NAMES, USUAL, Line, Text, list_separators, ragged, refuse_ragged
+from mfgd.text import (
+    NAMES,
+    USUAL,
+    Line,
+    Text,
+    list_separators,
+    ragged,
+    refuse_ragged,
+    take_only_separator,
+)
 from mfgd.types import Refused
 
 
@@ -68,19 +77,16 @@ def _choose_layout(text: Text, suffix: str, keys: ReadingKeys) -> TableLayout:
         Refused: in no way, or in several.
     """
     separators = list_separators(text, keys, suffix)
-    possible = [separator for separator in separators if _is_possible(text, separator, keys)]
-    if possible[1:] and possible[-1] == " ":  # blanks around cells
-        possible.pop()
-    if len(possible) > 1:
-        names = " or ".join(NAMES.get(separator, separator) for separator in possible)
-        raise Refused(f"cells stand between {names}; problem.separator decides")
-    if keys["separator"] is None and possible in ([","], [" "]) and _may_be_one_column(text):
+    heads = {separator: text.take_head(separator) for separator in separators}
+    possible = [separator for separator, head in heads.items() if _is_possible(head, keys)]
+    found = take_only_separator(possible)
+    if keys["separator"] is None and found in (",", " ") and _may_be_one_column(text):
         raise Refused(
-            f"{NAMES[possible[0]]} stand between cells (problem.separator=blank or comma), or in "
+            f"{NAMES[found]} stand between cells (problem.separator=blank or comma), or in "
             "the numbers of one column (problem.separator=tab)"
         )
-    separator = [*possible, *separators][0]
-    head = text.take_head(separator)
+    separator = separators[0] if found is None else found
+    head = heads[separator]
     if not head:
         raise Refused("a text without a number")
     grid = Grid(head, keys)
@@ -98,9 +104,8 @@ def _choose_layout(text: Text, suffix: str, keys: ReadingKeys) -> TableLayout:
     return TableLayout(separator, numbers or Numbers.read_keys(keys), labels, chosen)
 
 
-def _is_possible(text: Text, separator: str, keys: ReadingKeys) -> bool:
-    """Whether a separator gives a table of several columns of numbers."""
-    head = text.take_head(separator)
+def _is_possible(head: Sequence[Line], keys: ReadingKeys) -> bool:
+    """Whether lines that are split at a separator are a table of several columns of numbers."""
     widths = {len(line.cells) for line in head[1:]} or {len(line.cells) for line in head}
     if len(widths) != 1 or widths == {1}:
         return False

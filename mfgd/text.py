@@ -126,6 +126,20 @@ def list_separators(text: Text, keys: ReadingKeys, suffix: str) -> list[str]:
     return found
 
 
+def take_only_separator(possible: Sequence[str]) -> str | None:
+    """The only one of several possible separators, where blanks beside another one are none; None
+    if nothing is possible.
+
+    Raises:
+        Refused: there are several.
+    """
+    signs = [separator for separator in possible if separator != " "] or list(possible)
+    if len(signs) > 1:
+        names = " or ".join(NAMES.get(separator, separator) for separator in signs)
+        raise Refused(f"cells stand between {names}; problem.separator decides")
+    return signs[0] if signs else None
+
+
 def refuse_ragged(head: Sequence[Line], short: bool) -> None:
     """Raises `Refused` if lines differ in length, but for a first line that is to be short."""
     for line in head[short:]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 LINES_AT_ONCE = 1 << 20
-NETFLIX = re.compile(r"\d+:\r?\n")
+NETFLIX = re.compile(r"\d+:\n")
 """How the files of the Netflix prize begin: an item, and below it its users, ratings and dates."""
 
 

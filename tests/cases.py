@@ -27,6 +27,7 @@ from mfgd.loss import Loss
 from mfgd.method import Optimizer
 from mfgd.record import Row
 from mfgd.target import Problem
+from mfgd.types import Refused
 
 BATCHES = pytest.mark.parametrize("batch", [(), (3,)], ids=["single", "batch"])
 DEPTHS = pytest.mark.parametrize("depth", [2, 3, 4])
@@ -143,6 +144,26 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "file": _file,
     "ratings": _ratings,
 }
+
+
+def expect_deciding_key(
+    read: Callable[..., np.ndarray], path: Path, key: str, values: dict[Any, Any]
+) -> None:
+    """A file is refused with the key that decides, and read rightly for each value of the key."""
+    with pytest.raises(Refused, match=rf"^problem\.path={path}: .*problem\.{key}="):
+        read(path)
+    for value, expected in values.items():
+        np.testing.assert_array_equal(read(path, **{key: value}), expected)
+
+
+def read_or_expect_key(read: Callable[..., np.ndarray], path: Path) -> np.ndarray | None:
+    """What a file is read as; None if it is refused, and then with a key."""
+    try:
+        found, reason = read(path), "problem."
+    except Refused as refused:
+        found, reason = None, str(refused).partition(": ")[2]
+    assert "problem." in reason
+    return found
 
 
 def options(group: str) -> set[str]:
