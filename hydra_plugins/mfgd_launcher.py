@@ -1,8 +1,12 @@
-"""The launcher that gives its task a whole multirun at once. Hydra finds launchers here only."""
+"""The launcher that gives its task a whole multirun at once. Hydra finds launchers here only.
+
+If a sweep asks for what only a job of its own can have, say a log, the jobs run one by one.
+"""
 
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +16,26 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, setup_globals
+from hydra.core.utils import (
+    JobReturn,
+    JobRuntime,
+    JobStatus,
+    configure_log,
+    run_job,
+    setup_globals,
+)
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mfgd.compose import Composer
 from mfgd.internals import set_unparsed, set_value
+from mfgd.refusals import exit_on_refusal
+from mfgd.types import Refused
 
+LAUNCHERS = ("batch", "basic")
+"""The launchers that run jobs in this process, where they share one parent run."""
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
@@ -39,29 +55,65 @@ class BatchLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Returns one result per job, in order, with what the task returned for the job."""
         setup_globals()
-        instance, callbacks = HydraConfig.instance(), self.context.callbacks
+        composers = [
+            partial(self.compose, number, overrides)
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        if not composers:
+            print("mfgd: the sweep is empty; nothing was run", file=sys.stderr)
+            return []
+        if needs := self._find_needs_of_a_job():
+            why = f"{', '.join(needs)}: what only a job of its own can have"
+            print(f"mfgd: {why}; the jobs run one by one, which is slower", file=sys.stderr)
+            return [self._run_alone(compose()) for compose in composers]
+        return self._run_together(composers)
+
+    def _find_needs_of_a_job(self) -> list[str]:
+        """The keys by which the sweep asks for what a batch of jobs cannot have."""
+        node: Any = OmegaConf.to_container(self.config.hydra, resolve=False)
+        logging = node["job_logging"]
+        hooks = ("on_job_start", "on_job_end")
+        needs = {
+            "hydra.job.env_set": node["job"]["env_set"],
+            "hydra.job.chdir": node["job"]["chdir"],
+            "hydra.output_subdir": node["output_subdir"] is not None,
+            "hydra/job_logging": logging is None or logging.get("handlers"),
+            "hydra.callbacks": any(
+                getattr(type(callback), hook, None) is not getattr(Callback, hook)
+                for callback in self.context.callbacks.callbacks
+                for hook in hooks
+            ),
+        }
+        return [key for key, asked in needs.items() if asked]
+
+    def _run_alone(self, config: DictConfig) -> JobReturn:
+        """Runs a job as Hydra's own launcher does."""
+        try:
+            return run_job(
+                hydra_context=self.context,
+                task_function=self.task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        finally:
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+
+    def _run_together(self, composers: Sequence[partial[DictConfig]]) -> Sequence[JobReturn]:
+        instance = HydraConfig.instance()
         before = instance.cfg
-        numbered = list(enumerate(job_overrides, initial_job_idx))
 
         def jobs() -> Iterator[tuple[DictConfig, DictConfig]]:
-            for number, overrides in numbered:
-                config = self.compose(number, overrides)
+            for compose in composers:
+                config = compose()
                 instance.cfg = config  # type: ignore[assignment]  # while ${hydra:…} means this job
-                callbacks.on_job_start(config=config, task_function=self.task)
                 yield config, config.hydra
 
         try:
             values: Any = self.task(jobs())
-            returns = []
-            for (number, overrides), value in zip(numbered, values, strict=True):
-                returns.append(_Return(value, partial(self.compose, number, overrides)))
-                if callbacks.callbacks:
-                    callbacks.on_job_end(
-                        config=self.compose(number, overrides), job_return=returns[-1]
-                    )
-            return returns
         finally:
             instance.cfg = before
+        return [_Return(*pair) for pair in zip(values, composers, strict=True)]
 
     def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """The config of a job, its hydra node included."""
@@ -79,7 +131,8 @@ class _Return(JobReturn):
     jobs would fill the memory."""
 
     def __init__(self, value: Any, compose: partial[DictConfig]) -> None:
-        self.status, self.return_value, self._compose = JobStatus.COMPLETED, value, compose
+        self.status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
+        self.return_value, self._compose = value, compose
         self.working_dir, self.task_name = os.getcwd(), JobRuntime.instance().get("name")
 
     @property
@@ -103,14 +156,36 @@ class _Return(JobReturn):
 @cache
 def _make_scratch_folder() -> str:
     """A folder for the files that Hydra insists on writing. The folder goes with the process,
-    because the record of a run is in MLflow."""
+    because the record of a run is in MLflow, unless a job wrote into it."""
     folder = tempfile.mkdtemp(prefix="mfgd-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove_scratch_folder, Path(folder))
     return folder
 
 
-def _folder(parent: str, name: str) -> str:
-    return str(Path(parent, name).absolute())
+def _remove_scratch_folder(folder: Path) -> None:
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    if any(not path.is_dir() for path in folder.rglob("*")):
+        kept = f"{folder} keeps what the jobs wrote"
+        print(f"mfgd: {kept}; hydra.sweep.dir=FOLDER names another place", file=sys.stderr)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_folder(parent: str, name: str) -> str:
+    folder = Path(parent, name).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+class RefuseOtherLaunchers(Callback):
+    """Refuses a launcher that takes jobs to other processes, before any of them starts: each job
+    would be a sweep of its own there."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        with exit_on_refusal():
+            if launcher not in LAUNCHERS:
+                raise Refused(f"hydra/launcher={launcher}: allowed are {', '.join(LAUNCHERS)}")
 
 
 @dataclass
@@ -121,7 +196,7 @@ class BatchLauncherConf:
 
 
 OmegaConf.register_new_resolver("mfgd.scratch", _make_scratch_folder, replace=True)
-OmegaConf.register_new_resolver("mfgd.folder", _folder, replace=True)
+OmegaConf.register_new_resolver("mfgd.folder", _make_folder, replace=True)
 ConfigStore.instance().store(
     group="hydra/launcher", name="batch", node=BatchLauncherConf, provider="mfgd"
 )

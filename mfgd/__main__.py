@@ -6,8 +6,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,10 +16,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mfgd import compare, config, plan, refusals
+from mfgd.batch import forget_problems
+from mfgd.compose import forget_job
 from mfgd.descent import Outcome
 from mfgd.runner import (
     INTERRUPTIONS,
     Finished,
+    RunFailed,
     cores,
     defer_interrupts,
     flush_denormals,
@@ -48,30 +51,42 @@ class Session:
         self.read: set[str] = set()
         """What was read from files, as printed."""
 
-    def run(self, given: DictConfig | Iterator[Job]) -> float | list[float]:
-        """Hydra's task: solves and tracks one job, or a stream of jobs.
+    def run(self, given: DictConfig | Iterator[Job]) -> float | list[float | RunFailed]:
+        """Hydra's task: solves and tracks one job, or a stream of jobs together.
 
         Returns:
-            The final loss of each job, NaN if the job raised.
+            The final loss of the job; of a stream, what each job gave.
+
+        Raises:
+            RunFailed: the only job raised.
         """
-        jobs: Any = given
-        if isinstance(given, DictConfig):
-            jobs = [(given, HydraConfig.get())]
+        if not isinstance(given, DictConfig):
+            return self._run(given, multirun=True)
+        forget_problems()
+        node = cast(DictConfig, HydraConfig.get())
+        (result,) = self._run([(given, node)], multirun=node.mode == RunMode.MULTIRUN)
+        if isinstance(result, RunFailed):
+            raise result
+        return result
+
+    def _run(self, jobs: Iterable[Job], *, multirun: bool) -> list[float | RunFailed]:
+        """Solves and tracks jobs; what each gave, in their order."""
         with refusals.exit_on_refusal():
             points = [config.read(*job) for job in jobs]
             tracker = self._make_tracker(points)
+            if len(points) > 1:
+                forget_job()
             workers = 1
             if tracker.shared:
                 workers = points[0].workers or cores()
             batches = plan.group_points(points, workers)
-            self._open(tracker)
+            if self.tracker is None:
+                self._open(tracker, multirun)
         tracker.expect(len(points))
         self._announce_sources(points)
         _announce(points)
-        losses = self._run_batches(points, batches, tracker, workers)
-        if isinstance(given, DictConfig):
-            return losses[0]
-        return [losses[i] for i in range(len(points))]
+        results = self._run_batches(points, batches, tracker, workers)
+        return [results[i] for i in range(len(points))]
 
     def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
         """The tracker of this session."""
@@ -83,11 +98,8 @@ class Session:
         made: Tracker = self.tracking()
         return made
 
-    def _open(self, tracker: Tracker) -> None:
-        """Opens the tracker if it is not open, with a parent run if this is a sweep."""
-        if self.tracker is not None:
-            return
-        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    def _open(self, tracker: Tracker, multirun: bool) -> None:
+        """Opens the tracker, with a parent run if this is a sweep."""
         with defer_interrupts():
             tracker.open(sys.argv[1:] if multirun else None)
             self.tracker = tracker
@@ -105,15 +117,15 @@ class Session:
         batches: Sequence[Sequence[int]],
         tracker: Tracker,
         workers: int,
-    ) -> dict[int, float]:
-        """Runs batches of positions under a progress bar; position → final loss."""
-        losses: dict[int, float] = {}
+    ) -> dict[int, float | RunFailed]:
+        """Runs batches of positions under a progress bar; position → what the run gave."""
+        results: dict[int, float | RunFailed] = {}
         pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
         alone = len(points) == 1
         with tqdm(total=len(points), unit="run", mininterval=pace, disable=alone) as progress:
 
             def report(finished: Finished) -> None:
-                losses[finished.position] = finished.final_loss
+                results[finished.position] = finished.result
                 self.finished.append(finished)
                 progress.update()
 
@@ -121,13 +133,13 @@ class Session:
                 jobs = [[(i, points[i]) for i in batch] for batch in batches]
                 run_batches(jobs, tracker, report, workers)
             finally:
-                self.unfinished = [point for i, point in enumerate(points) if i not in losses]
-        return losses
+                self.unfinished = [point for i, point in enumerate(points) if i not in results]
+        return results
 
     @property
     def failures(self) -> int:
         """How many runs raised."""
-        return sum(finished.failed for finished in self.finished)
+        return sum(isinstance(finished.result, RunFailed) for finished in self.finished)
 
     def close(self, status: str | None) -> None:
         """Ends the sweep, and prints its best runs and how to look at them.
@@ -195,6 +207,8 @@ def execute() -> Session:
     except KeyboardInterrupt:
         status = "KILLED"
         raise SystemExit(INTERRUPTED) from None
+    except RunFailed as failed:  # as Hydra passes it on; the other runs went on
+        print(f"mfgd: {failed}", file=sys.stderr)
     except BaseException:
         status = "FAILED"
         raise

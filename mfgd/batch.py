@@ -216,8 +216,7 @@ def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
 
 
 def solve_or_report(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
-    """The rows of a batch at once. If the batch raises, its runs are solved one by one, and only
-    the culprit fails."""
+    """The rows of a batch at once; one by one if the batch raises, so that the culprit fails alone."""
     try:
         rows = Batch(points).solve()
     except Exception as error:
@@ -238,6 +237,12 @@ def load_problem(component: Component) -> Problem:
     if isinstance(problem, Problem):
         return problem
     return from_matrix(problem, f"problem={component.name}")
+
+
+def forget_problems() -> None:
+    """Empties the caches: what a user's function or file gives may differ from job to job."""
+    load_problem.cache_clear()
+    _hash_draw.cache_clear()
 
 
 def draw_start(problem: Problem, point: Point) -> Factors:

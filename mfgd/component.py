@@ -165,7 +165,9 @@ def _check_component(
     items: list[tuple[str, Any]] = []
     for key, value in schema.check(model, given, f"{group}.").items():
         items.append((key, tuple(value) if isinstance(value, list) else value))
-    name = option if option and own is function else target
+    # The name of a user's own option file stands for what the file says, the function too.
+    from_file = own is None and "_target_" not in named
+    name = option if option and (from_file or own is function) else target
     return Component(name, target, function, tuple(items))
 
 

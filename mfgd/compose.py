@@ -11,12 +11,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mfgd.internals import set_task_overrides, set_value
+from mfgd.types import Refused
 
 
 class Composer:
@@ -122,6 +124,23 @@ class _Line(NamedTuple):
     """Whether it sets a key, and does not choose an option."""
     plain: bool
     """Whether it sets a key that is there to a plain value."""
+
+
+class _ManyJobs:
+    """What stands for the config of a job while many jobs are solved together."""
+
+    @property
+    def hydra(self) -> Any:
+        raise Refused(
+            "HydraConfig.get(): has no job to tell of, because the batch launcher solves many "
+            "jobs at once; allowed is hydra/launcher=basic, or a key of the function, as in "
+            "+loss.number='${hydra:job.num}'"
+        )
+
+
+def forget_job() -> None:
+    """Makes HydraConfig.get() refuse an answer, which would be that of another job."""
+    HydraConfig.instance().cfg = _ManyJobs()  # type: ignore[assignment]
 
 
 def override_dirname(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import math
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ import torch
 
 from mfgd.artifacts import DrawingError
 from mfgd.batch import load_problem, solve_or_report
+from mfgd.compose import forget_job
 from mfgd.config import Point
 from mfgd.internals import stop_forkserver
 from mfgd.mlflow_store import MODULES
@@ -34,14 +34,17 @@ Job = tuple[int, Point]
 """A point and its position in the sweep."""
 
 
+class RunFailed(Exception):
+    """A run raised; the traceback is an artifact of the run."""
+
+
 class Finished(NamedTuple):
     """A run that is written."""
 
     position: int
     run_id: str
-    final_loss: float
-    """NaN if the run failed."""
-    failed: bool
+    result: float | RunFailed
+    """The final loss, or the error of a run that raised."""
 
 
 Report = Callable[[Finished], None]
@@ -64,10 +67,12 @@ def _write(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
     if isinstance(result, Row):
         try:
             run_id = tracker.write(point, result, load_problem(point.problem))
-            return Finished(position, run_id, float(result.trajectory["loss"][-1]), False)
+            return Finished(position, run_id, float(result.trajectory["loss"][-1]))
         except DrawingError as error:
             result = error
-    return Finished(position, tracker.write(point, result, None), math.nan, True)
+    run_id = tracker.write(point, result, None)
+    said = " ".join(str(result).split())
+    return Finished(position, run_id, RunFailed(f"{type(result).__name__}: {said}"))
 
 
 def run_batches(
@@ -200,6 +205,7 @@ def _serve(connection: Connection, tracker: Tracker, threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(threads)
     flush_denormals()
+    forget_job()
     try:
         while (batch := connection.recv()) is not None:
             run_batch(batch, tracker, connection.send)
