@@ -216,7 +216,7 @@ def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
 
 
 def solve_or_report(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
-    """The rows of a batch at once; one by one if the batch raises, so that the culprit fails alone."""
+    """The rows of a batch at once; one by one if the batch raises, so that one run fails alone."""
     try:
         rows = Batch(points).solve()
     except Exception as error:

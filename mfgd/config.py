@@ -80,6 +80,8 @@ class Point:
     experiment: str | None
     overrides: tuple[str, ...]
     """What the shell line says of this run."""
+    flags: tuple[str, ...]
+    """The flags of the shell line that say where the config is."""
 
     @property
     def resolved(self) -> schema.Values:
@@ -107,6 +109,11 @@ class Point:
         if self.experiment:
             chosen["experiment"] = self.experiment
         return chosen
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of a shell line for this run alone."""
+        return (*self.flags, *self.overrides)
 
     @property
     def fingerprint(self) -> str:
@@ -173,7 +180,19 @@ def read(config: DictConfig, hydra: DictConfig) -> Point:
         lr=tuple(lr) if isinstance(lr, list) else (lr,),
         experiment=options.get("experiment"),
         overrides=overrides,
+        flags=_find_flags(hydra),
     )
+
+
+def _find_flags(hydra: DictConfig) -> tuple[str, ...]:
+    """--config-dir and --config-name, as far as they were given."""
+    flags: list[str] = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+    if hydra.job.config_name != "config":
+        flags += ["--config-name", hydra.job.config_name]
+    return tuple(flags)
 
 
 def _resolve(value: Any) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mfgd.component import CONF, GROUPS, MAPS, Component
 from mfgd.config import Point
 from mfgd.descent import Outcome
 from mfgd.record import Row
@@ -45,25 +48,54 @@ def name_run(point: Point) -> str:
 
 
 def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
-    """The tags of a run, besides the commit."""
-    tags = {"fingerprint": point.fingerprint, "overrides": " ".join(point.overrides)}
+    """The tags of a run, besides the commit of mfgd."""
+    tags = {"fingerprint": point.fingerprint, "overrides": shlex.join(point.arguments)}
+    if commits := {find_commit(file) for file in _own_files(point)}:
+        tags["git_commit.own"] = ", ".join(sorted(commits))
     if isinstance(result, Exception):
         return tags | {"outcome": "error"}
     reason = Outcome[result.outcome.upper()].sentence
     return tags | {"outcome": result.outcome, "outcome.reason": reason} | result.tags
 
 
+PACKAGE = Path(__file__).parent
+
+
 @cache
-def find_commit() -> str:
-    """The commit of this code, with -dirty behind it if a file differs, else "unknown"."""
-    commit = _git("rev-parse", "HEAD")
-    if commit and _git("status", "--porcelain", "--untracked-files=no"):
-        commit += "-dirty"
-    return commit or "unknown"
+def find_commit(*code: Path) -> str:
+    """The commit of code, by default of mfgd: "unknown" if the code is in no repository.
+
+    "-dirty" stands behind a commit if a file of the repository differs from it, or if a file of the
+    code is not in it.
+    """
+    code = code or (PACKAGE, CONF)
+    git = partial(_git, code[0].parent)
+    paths = [str(path) for path in code]
+    if not git("ls-files", "--", *paths):
+        return "unknown"  # a package inside an environment may lie in a repository of the user
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    added = git("ls-files", "--others", "--exclude-standard", "--", *paths)
+    return f"{commit}-dirty" if changed or added else commit
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+def _own_files(point: Point) -> set[Path]:
+    """The files of the functions of a point that are the user's own."""
+    components: list[Component] = [getattr(point, group) for group in GROUPS]
+    components += [component for kind in MAPS for _, component in getattr(point, kind)]
+    files = set()
+    for component in components:
+        name = component.target.partition(":")[0]
+        while name and name not in sys.modules:
+            name = name.rpartition(".")[0]
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not name.startswith("mfgd."):
+            files.add(Path(file))
+    return files
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):

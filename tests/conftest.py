@@ -10,7 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mfgd import __main__
+from mfgd import __main__, component
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -62,6 +62,7 @@ def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProc
                 file = getattr(sys.modules[name], "__file__", None) or "/"
                 if Path(file).is_relative_to(tmp_path):
                     del sys.modules[name]
+            component._SHARED.clear()  # they hold functions of these modules
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     return run
