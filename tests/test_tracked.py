@@ -1,8 +1,9 @@
-"""What is tracked of a run can be used again: its shell line, its commit, the names of its options."""
+"""What is tracked of a run can be used again: its shell line, its commit, its options."""
 
 import shlex
 import subprocess
 
+import mlflow
 import pytest
 
 import mfgd as package
@@ -33,7 +34,8 @@ def tracked() -> dict:
     return package.load_runs(experiment="it's mine; all of it").iloc[0].to_dict()
 
 
-def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own):
+def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     name = """tracking.experiment="it's mine; all of it\""""
     line = ("--config-dir", "my conf", "loss=wide", "lr=[0.1,0.01]", "steps=2", name)
     assert here(*line, "tracking.figures=0").returncode == 0
@@ -46,7 +48,12 @@ def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own):
     again = tracked()
     assert again["run_id"] != first["run_id"]
     assert again["tags.fingerprint"] == first["tags.fingerprint"]
-    assert again["params.loss"] == "wide"
+    # The reference says how params look to MLflow's filter.
+    looks = (
+        'params.loss = "wide" and params.lr = "[0.1, 0.01]" and params.workers = "null" and '
+        'params.tolerance = "0.0" and params.`optimizer.alternating` = "False"'
+    )
+    assert len(mlflow.search_runs(search_all_experiments=True, filter_string=looks)) == 2
 
 
 def test_a_sweep_can_be_pasted_too(here, own):
