@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import chdir
 from typing import cast
 
 import hydra
@@ -43,6 +44,8 @@ class Session:
     one by one."""
 
     def __init__(self) -> None:
+        self.folder = os.getcwd()
+        """The shell's folder, where tracking is at home whatever hydra.job.chdir does."""
         self.tracker: Tracker | None = None
         """None until it is open."""
         self.tracking: config.Component | None = None
@@ -73,7 +76,8 @@ class Session:
         """Solves and tracks jobs; what each gave, in their order."""
         with refusals.exit_on_refusal():
             points = [config.read(*job) for job in jobs]
-            tracker = self._make_tracker(points)
+            with chdir(self.folder):
+                tracker = self._make_tracker(points)
             if len(points) > 1:
                 forget_job()
             workers = 1
@@ -100,7 +104,7 @@ class Session:
 
     def _open(self, tracker: Tracker, multirun: bool) -> None:
         """Opens the tracker, with a parent run if this is a sweep."""
-        with defer_interrupts():
+        with defer_interrupts(), chdir(self.folder):
             tracker.open(sys.argv[1:] if multirun else None)
             self.tracker = tracker
 

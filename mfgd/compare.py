@@ -110,7 +110,8 @@ def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(program, description="Compares tracked runs, best first.")
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN_ID", help="these runs, or the children of these sweeps")
-    add("--experiment", default="mfgd", help="MLflow experiment (default: mfgd)")
+    default = "(default: MLFLOW_EXPERIMENT_NAME, else mfgd)"
+    add("--experiment", metavar="NAME", help=f"MLflow experiment {default}")
     add("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
     sort = "metrics.final_relative_error"
     add("--sort", default=sort, metavar="COLUMN", help="metrics.*, params.*")
@@ -128,7 +129,7 @@ def _select(runs: pandas.DataFrame, options: argparse.Namespace) -> pandas.DataF
     """
     from mfgd.types import Refused
 
-    place = f"experiment {options.experiment}"
+    place = f"experiment {options.experiment}" if options.experiment else "the experiment"
     if options.runs and len(runs):
         wanted = set(options.runs)
         if unknown := wanted - set(runs["run_id"]):

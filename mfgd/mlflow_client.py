@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from mfgd import database
 from mfgd.types import Refused
 
 if TYPE_CHECKING:
@@ -34,7 +35,22 @@ COLLISIONS = ("database is locked", "UNIQUE constraint", "UniqueViolation", "Dup
 """What databases say if two processes write at once."""
 PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each new try at a locked database."""
+ROOT = "mlartifacts"
+"""The folder of all artifacts, where a database is first used."""
 PARENT_TAG = "mlflow.parentRunId"
+RUN_ID, EXPERIMENT_NAME, EXPERIMENT_ID = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_EXPERIMENT_ID",
+)
+AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+HELP = {
+    "CERTIFICATE_VERIFY_FAILED": "MLFLOW_TRACKING_SERVER_CERT_PATH names its certificate, "
+    "MLFLOW_TRACKING_INSECURE_TLS=true does without",
+    "error code 401": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN, log in",
+}
+"""Sign in an error of MLflow's → what decides."""
 
 
 def choose_uri(uri: str | None) -> str:
@@ -49,84 +65,76 @@ def hide_password(uri: str) -> str:
     return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@")
 
 
+def check_uri(uri: str) -> str:
+    """Returns the URI with the absolute path of a SQLite file: MLflow keeps the connection of a URI
+    if the working directory changes.
+
+    Raises:
+        Refused: MLflow does not support the URI.
+    """
+    name = describe(uri)
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in SCHEMES:
+        raise Refused(f"{name}: not supported; allowed are {', '.join(SCHEMES)} URIs")
+    return uri if scheme.startswith("http") else database.resolve(uri, name)
+
+
+def describe(uri: str) -> str:
+    """The key and the URI, as a message shows them."""
+    return f"tracking.uri={hide_password(uri)}"
+
+
 def connect(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
     """The MLflow client of a tracking URI, known to answer.
 
     Args:
         uri: as `choose_uri` takes it.
-        writing: whether a SQLite file is set up if there is none.
+        writing: whether a database is set up if there is none.
 
     Raises:
         Refused: MLflow does not support the URI, or it cannot be reached, read or (to write)
             written to.
     """
-    uri = choose_uri(uri)
-    name = f"tracking.uri={hide_password(uri)}"
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme not in SCHEMES:
-        raise Refused(f"{name}: not supported; allowed are {', '.join(SCHEMES)} URIs")
-    if scheme.startswith("http"):
-        _probe_server(uri, name)
-    else:
-        uri = _probe_database(uri, name, writing)
-        _skip_disk_syncs()
+    given = choose_uri(uri)
+    name, uri = describe(given), check_uri(given)
     with _silence_logging():
+        if not uri.startswith("http"):
+            uri = database.prepare(uri, name, writing=writing)
+            _skip_disk_syncs()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(uri)
         try:
-            client.search_experiments(max_results=1)  # MLflow sets a new database up here
+            with _answer_at_once():
+                client.search_experiments(max_results=1)
         except MlflowException as error:
-            raise Refused(f"{name}: {first_line(error)}") from None
+            raise Refused(f"{name}: {_explain(error)}") from None
     return client
 
 
-def _probe_server(uri: str, name: str) -> None:
-    """Asks a server once; MLflow itself would try again for minutes."""
-    import requests
-
+@contextmanager
+def _answer_at_once() -> Iterator[None]:
+    """Lets a request fail that a server does not answer; MLflow would try again for minutes."""
+    before = {key: os.environ.get(key) for key in AT_ONCE}
+    os.environ.update(AT_ONCE)
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=5)
-    except requests.RequestException as error:
-        raise Refused(f"{name}: no tracking server answers ({type(error).__name__})") from None
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
-def _probe_database(uri: str, name: str, writing: bool) -> str:
-    """The URI with the absolute path of a SQLite file.
-
-    MLflow keeps the connection of a URI if the working directory changes.
-    """
-    import sqlalchemy
-
-    try:
-        url = sqlalchemy.make_url(uri)
-        sqlite = url.get_backend_name() == "sqlite"
-        if sqlite and url.database:
-            file = Path(url.database).resolve()
-            url = url.set(database=str(file))
-            _probe_file(file, name, writing)
-        engine = sqlalchemy.create_engine(url)
-        with engine.connect() as connection:
-            if sqlite:
-                connection.exec_driver_sql("PRAGMA schema_version")
-            if sqlite and writing:
-                # Kept in the file: readers and a writer do not wait for each other, and commits are
-                # cheap.
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        engine.dispose()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise Refused(f"{name}: {first_line(error)}") from None
-    return url.render_as_string(hide_password=False)
-
-
-def _probe_file(file: Path, name: str, writing: bool) -> None:
-    if writing and not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise Refused(
-            f"{name}: {file} cannot be written to; allowed is a file in a writable folder"
-        )
-    if not writing and not file.exists():
-        raise Refused(f"{name}: no such file; allowed is a database that holds tracked runs")
+def _explain(error: Exception) -> str:
+    """Why a request failed, and which variables decide."""
+    text = first_line(error)
+    for sign, help_ in HELP.items():
+        if sign in text:
+            return f"{text}; {help_}"
+    return text
 
 
 @cache
@@ -167,12 +175,50 @@ def retry_collisions(request: Callable[[], T]) -> T:
     return request()
 
 
-def local_artifacts(info: Any) -> Path | None:
-    """The folder of a run's artifacts, None if it is not on this machine."""
-    place = urlsplit(info.artifact_uri)
-    if place.scheme != "file" or place.netloc:
+def choose_experiment(client: MlflowClient, given: str | None) -> str:
+    """The name of an experiment: as given, else that of MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME or
+    MLFLOW_EXPERIMENT_ID, else "mfgd".
+
+    Raises:
+        Refused: the variables name what is not there, or contradict each other or the given name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    names = {"tracking.experiment": given, EXPERIMENT_NAME: os.environ.get(EXPERIMENT_NAME)}
+    if given:
+        del names[EXPERIMENT_NAME]  # as in MLflow, what is said goes before what is set
+    for variable, find in ((RUN_ID, _experiment_of_run), (EXPERIMENT_ID, _experiment_of_id)):
+        value = os.environ.get(variable)
+        if not value or (variable == EXPERIMENT_ID and given):
+            continue
+        try:
+            names[f"{variable}={value}"] = find(client, value)
+        except MlflowException as error:
+            raise Refused(f"{variable}={value}: {first_line(error)}") from None
+    named = {key: name for key, name in names.items() if name}
+    if len(set(named.values())) > 1:
+        said = ", ".join(f"{key} says {name}" for key, name in named.items())
+        raise Refused(f"{said}; allowed is one experiment")
+    return next(iter(named.values()), "mfgd")
+
+
+def _experiment_of_run(client: MlflowClient, run_id: str) -> str:
+    run = client.get_run(run_id)
+    if run.info.lifecycle_stage != "active":
+        raise Refused(f"{RUN_ID}={run_id}: was deleted; allowed is a run that is there")
+    return client.get_experiment(run.info.experiment_id).name
+
+
+def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
+    return client.get_experiment(experiment_id).name
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of an artifact URI, None if it is not on this machine."""
+    place = urlsplit(uri)
+    if place.scheme not in ("file", "") or place.netloc:
         return None
-    return Path(url2pathname(place.path))
+    return Path(url2pathname(place.path if place.scheme else uri))
 
 
 def children_of(parent: str) -> str:

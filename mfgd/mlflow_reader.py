@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, Run, read_run
-from mfgd.mlflow_client import PARENT_TAG, children_of, connect, first_line, local_artifacts
+from mfgd.database import find_file
+from mfgd.mlflow_client import (
+    PARENT_TAG,
+    ROOT,
+    children_of,
+    choose_experiment,
+    choose_uri,
+    connect,
+    describe,
+    first_line,
+    local_folder,
+)
 from mfgd.tracked import table_line
 from mfgd.types import Refused
 
@@ -36,25 +47,40 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
     with tempfile.TemporaryDirectory(prefix="mfgd-") as scratch:
         try:
             # A local folder is read ten times as fast as MLflow hands its files over.
-            folder = local_artifacts(reader.get_run(run_id).info)
+            folder = _find_artifacts(reader.get_run(run_id).info.artifact_uri, choose_uri(uri))
             for name in (CONFIG, TRAJECTORY, MATRICES):
                 if folder is None:
                     reader.download_artifacts(run_id, name, scratch)
                 elif not (folder / name).exists():
-                    raise OSError(f"has no artifact {name}")
+                    raise OSError(f"has no artifact {name} in {folder}")
         except (MlflowException, OSError) as error:
             raise Refused(f"run {run_id}: {first_line(error)}") from None
         return read_run(folder or Path(scratch))
 
 
+def _find_artifacts(artifact_uri: str, uri: str) -> Path | None:
+    """The folder of a run's artifacts: the folder that the run names, or its place beside the
+    database if both were moved together; None if the artifacts are not on this machine."""
+    folder = local_folder(artifact_uri)
+    if folder is None or folder.exists() or uri.startswith("http") or ROOT not in folder.parts:
+        return folder
+    file = find_file(uri, describe(uri))
+    if file is None:
+        return folder
+    inside = folder.parts[folder.parts.index(ROOT) :]
+    moved = file.parent.joinpath(*inside)
+    return moved if moved.exists() else folder
+
+
 def load_runs(
-    *, experiment: str = "mfgd", parent: str | None = None, uri: str | None = None
+    *, experiment: str | None = None, parent: str | None = None, uri: str | None = None
 ) -> pandas.DataFrame:
     """Tracked runs, one a line, newest first: run_id, status, parent, params.*, metrics.* (last
     values) and tags.*.
 
     Args:
-        experiment: name of the MLflow experiment.
+        experiment: name of the MLflow experiment; if None, the one that MLFLOW_EXPERIMENT_NAME,
+            MLFLOW_EXPERIMENT_ID or MLFLOW_RUN_ID says, else "mfgd".
         parent: id of a run, to load its children only.
         uri: where the runs were tracked; as for `load_run`.
 
@@ -62,6 +88,7 @@ def load_runs(
         Refused: there is no such experiment, or nothing is tracked at this URI.
     """
     reader = connect(uri)
+    experiment = choose_experiment(reader, experiment)
     known = reader.get_experiment_by_name(experiment)
     if known is None:
         names = ", ".join(sorted(other.name for other in reader.search_experiments()))

@@ -6,6 +6,8 @@ import getpass
 import json
 import math
 import os
+import re
+import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +15,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from mfgd import artifacts, mlflow_client
 from mfgd.config import Point
@@ -27,6 +28,7 @@ from mfgd.types import Refused
 if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
@@ -40,16 +42,19 @@ class MlflowTracker:
 
     Args:
         uri: the tracking URI.
-        experiment: name of the MLflow experiment.
+        experiment: name of the MLflow experiment; None as `choose_experiment` takes it.
         figures: a run is drawn in a sweep of up to so many runs.
         points: how many metric points a sweep logs in all.
     """
 
     shared = True
 
-    def __init__(self, uri: str, experiment: str, figures: float, points: int) -> None:
-        self.uri, self.experiment, self.figures, self.points = uri, experiment, figures, points
+    def __init__(self, uri: str, experiment: str | None, figures: float, points: int) -> None:
+        self.given, self.uri = uri, mlflow_client.check_uri(uri)
+        self.experiment, self.figures, self.points = experiment, figures, points
         self.parent: str | None = None
+        self.above: str | None = None
+        """Id of the run inside which the shell line is run, MLFLOW_RUN_ID."""
         self.expected = 0
         self.logged: set[tuple[str, Source]] = set()
 
@@ -64,13 +69,9 @@ class MlflowTracker:
         return mlflow_client.connect(self.uri, writing=True)
 
     def open(self, sweep: Sequence[str] | None) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.experiment_id = self._find_or_create_experiment()
-        except MlflowException as error:
-            name = f"tracking.uri={mlflow_client.hide_password(self.uri)}"
-            raise Refused(f"{name}: {mlflow_client.first_line(error)}") from None
+        self.experiment = mlflow_client.choose_experiment(self.client, self.experiment)
+        self.above = os.environ.get(mlflow_client.RUN_ID) or None
+        self.experiment_id = self._find_or_create_experiment(self.experiment)
         self.tags = {
             "git_commit": find_commit(),
             "mlflow.source.name": "mfgd",
@@ -78,30 +79,48 @@ class MlflowTracker:
         }
         with suppress(KeyError, OSError):  # the user of a container may have no name
             self.tags["mlflow.user"] = getpass.getuser()
+        if self.above:
+            self.tags[mlflow_client.PARENT_TAG] = self.above
         if sweep is not None:
-            tags = self.tags | {"overrides": " ".join(sweep)}
+            tags = self.tags | {"overrides": shlex.join(sweep)}
             name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
             run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
             self.parent = run.info.run_id
 
-    def _find_or_create_experiment(self) -> str:
-        known = self.client.get_experiment_by_name(self.experiment)
-        if known is not None:
-            if known.lifecycle_stage != "active":
+    def _find_or_create_experiment(self, name: str) -> str:
+        """The id of an experiment whose artifacts can be written."""
+        known = self.client.get_experiment_by_name(name)
+        if known is None:
+            known = self._create_experiment(name)
+        if known.lifecycle_stage != "active":
+            raise Refused(f"tracking.experiment={name}: was deleted; allowed is a name not in use")
+        if folder := mlflow_client.local_folder(known.artifact_location):
+            # mlartifacts/NAME may be missing, as for an experiment without runs.
+            if not folder.parent.parent.exists():
                 raise Refused(
-                    f"tracking.experiment={self.experiment}: was deleted; "
-                    "allowed is a name not in use"
+                    f"tracking.experiment={name}: its artifacts were in {folder}, which is gone; "
+                    "allowed is another name, or to move them back"
                 )
-            return known.experiment_id
-        if urlsplit(self.uri).scheme in ("http", "https"):
-            return self.client.create_experiment(self.experiment)
-        folder = Path.cwd()
-        if not os.access(folder, os.W_OK):
-            raise Refused(
-                f"{folder}: cannot be written to; allowed is a writable folder for mlartifacts/"
-            )
-        place = (folder / "mlartifacts" / self.experiment).as_uri()
-        return self.client.create_experiment(self.experiment, place)
+            _make_writable(folder)
+        return known.experiment_id
+
+    def _create_experiment(self, name: str) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        place = None
+        if not self.uri.startswith("http"):
+            folder = Path.cwd() / mlflow_client.ROOT / _folder_name(name)
+            _make_writable(folder)
+            place = folder.as_uri()
+        create = partial(self.client.create_experiment, name, place)
+        try:
+            mlflow_client.retry_collisions(create)
+        except MlflowException as error:
+            reason = mlflow_client.first_line(error)
+        known = self.client.get_experiment_by_name(name)  # perhaps another command has made it
+        if known is None:
+            raise Refused(f"tracking.experiment={name}: {reason}")
+        return known
 
     def expect(self, runs: int) -> None:
         self.expected += runs
@@ -196,7 +215,7 @@ class MlflowTracker:
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:
         """A folder whose files become the artifacts of a run."""
-        if folder := mlflow_client.local_artifacts(info):
+        if folder := mlflow_client.local_folder(info.artifact_uri):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
             return
@@ -243,23 +262,41 @@ class MlflowTracker:
                 overview(runs).savefig(folder / "figures" / "overview.png")
             if unfinished:
                 counts["unfinished"] = len(unfinished)
-                lines = [" ".join(point.overrides) + "\n" for point in unfinished]
+                lines = [shlex.join(point.arguments) + "\n" for point in unfinished]
                 (folder / "unfinished.txt").write_text("".join(lines), encoding="utf-8")
         for outcome, count in counts.items():
             self.client.log_metric(parent, f"runs.{outcome}", count)
 
     def location(self) -> str:
         # The table of runs is not the page that the UI opens by itself.
-        address, page = (
-            mlflow_client.hide_password(self.uri),
-            f"#/experiments/{self.experiment_id}/runs",
-        )
-        if self.uri.startswith("http"):
+        page = f"#/experiments/{self.experiment_id}/runs"
+        address = mlflow_client.hide_password(self.given)
+        if address.startswith("http"):
             where = f"{address.rstrip('/')}/{page}"
         else:
-            ui = f"mlflow ui --backend-store-uri {address}"
+            ui = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
             where = f"{ui}  and open  http://127.0.0.1:5000/{page}"
         return f"compare in the browser:  {where}"
+
+
+def _folder_name(experiment: str) -> str:
+    """The name of an experiment as the name of one folder, on any file system."""
+    name = re.sub(r"[^\w .,+=@-]", "_", experiment)[:60].strip()
+    return name if name.strip(".") else "_"
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes a folder for artifacts.
+
+    Raises:
+        Refused: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{folder}: cannot be made for artifacts: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise Refused(f"{folder}: cannot be written to; allowed is a writable folder for artifacts")
 
 
 def attach(run_id: str, folder: Path, uri: str | None = None) -> None:

@@ -82,7 +82,7 @@ class Tracker(Protocol):
 def store(
     *,
     uri: str | None,
-    experiment: Annotated[str, MinLen(1)],
+    experiment: Annotated[str, MinLen(1)] | None,
     figures: bool | Annotated[int, Ge(0)],
     points: Count,
 ) -> Tracker:
@@ -91,7 +91,9 @@ def store(
     Args:
         uri: a database (sqlite, postgresql, mysql, mssql) or a tracking server (http, https). If
             null: the URI in MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory.
-        experiment: name of the MLflow experiment, which is made if there is none.
+        experiment: name of the MLflow experiment, which is made if there is none. If null: the
+            experiment of MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else mfgd.
+            Runs become children of the run MLFLOW_RUN_ID.
         figures: whether each run is drawn, as figures and as image series: always (true), never
             (false), or in sweeps of up to so many runs.
         points: how many metric points a sweep logs in all. If they do not suffice for every record,
