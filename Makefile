@@ -6,8 +6,8 @@ OTHER := .venv-other
 PIP := pip install --disable-pip-version-check --quiet
 # What another version of a dependency, or another Python, can break.
 PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init internals launcher \
-    loss main notebook observation observe optimizer plots problem record sparse tables tracking \
-    triples)
+    loss main notebook observation observe optimizer plots problem record sparse stores tables tracked \
+    tracking triples)
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,6 +132,8 @@ def _answer_at_once() -> Iterator[None]:
 def _explain(error: Exception) -> str:
     """Why a request failed, and which variables decide."""
     text = first_line(error)
+    if cause := re.search(r"Caused by (.*)\)$", text):
+        text = f"no tracking server answers: {cause[1]}"
     for sign, help_ in HELP.items():
         if sign in text:
             return f"{text}; {help_}"
