@@ -85,19 +85,22 @@ def describe(uri: str) -> str:
     return f"tracking.uri={hide_password(uri)}"
 
 
-def connect(uri: str | None = None, *, writing: bool = False) -> MlflowClient:
+def connect(
+    uri: str | None = None, *, writing: bool = False, shown: str | None = None
+) -> MlflowClient:
     """The MLflow client of a tracking URI, known to answer.
 
     Args:
         uri: as `choose_uri` takes it.
         writing: whether a database is set up if there is none.
+        shown: the URI as messages show it, if not as it is.
 
     Raises:
         Refused: MLflow does not support the URI, or it cannot be reached, read or (to write)
             written to.
     """
     given = choose_uri(uri)
-    name, uri = describe(given), check_uri(given)
+    name, uri = describe(shown or given), check_uri(given)
     with _silence_logging():
         if not uri.startswith("http"):
             uri = database.prepare(uri, name, writing=writing)

@@ -66,7 +66,7 @@ class MlflowTracker:
     @cached_property
     def client(self) -> MlflowClient:
         """The connection."""
-        return mlflow_client.connect(self.uri, writing=True)
+        return mlflow_client.connect(self.uri, writing=True, shown=self.given)
 
     def open(self, sweep: Sequence[str] | None) -> None:
         self.experiment = mlflow_client.choose_experiment(self.client, self.experiment)
