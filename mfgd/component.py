@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -86,19 +87,15 @@ def share_components(kind: str, node: object) -> tuple[tuple[str, Component], ..
     """
     addition = f"add to it by +{kind}.NAME._target_=PATH"
     if not isinstance(node, dict):
-        raise Refused(f"{kind}={_show(node)}: must be a map; {addition}")
+        raise Refused(f"{kind}={schema.as_written(node)}: must be a map; {addition}")
     components = []
     for name, entry in node.items():
         if not re.fullmatch(r"[A-Za-z_][\w-]*", str(name)):
             raise Refused(f"{kind}.{name}: must be a name of letters, digits, _ and -")
         if not isinstance(entry, dict) or "_target_" not in entry:
-            raise Refused(f"{kind}.{name}={_show(entry)}: has no function; {addition}")
+            raise Refused(f"{kind}.{name}={schema.as_written(entry)}: has no function; {addition}")
         components.append((name, share_component(f"{kind}.{name}", entry)))
     return tuple(components)
-
-
-def _show(value: object) -> str:
-    return "null" if value is None else str(value)
 
 
 def share_component(
@@ -144,7 +141,9 @@ def _check_component(
         Refused: if the node has no function, or the function does not take the keys.
     """
     if not isinstance(node, dict) or "_target_" not in node:
-        raise Refused(f"{group}={_show(node)}: allowed are {', '.join(list_options(group))}")
+        raise Refused(
+            f"{group}={schema.as_written(node)}: allowed are {', '.join(list_options(group))}"
+        )
     given = dict(node)
     target = given.pop("_target_")
     function = _load_function(f"{group}._target_", target)
@@ -155,7 +154,7 @@ def _check_component(
     model = schema.keys_of(function, own, tuple(given), keyword_only=group not in GROUPS)
     if option and function is not own:
         # A key of the option that the user's function does not take is dropped if nobody set it.
-        for key, value in _option_keys(group, option).items():
+        for key, value in option_keys(group, option).items():
             unset = key not in named and repr(given.get(key)) == repr(value)
             if unset and key not in model.model_fields:
                 given.pop(key, None)
@@ -163,7 +162,8 @@ def _check_component(
         if value == "???":
             raise Refused(f"{group}.{key}: has no value; give {group}.{key}=VALUE")
     items: list[tuple[str, Any]] = []
-    for key, value in schema.check(model, given, f"{group}.").items():
+    where = f" with {group}={option}" if option and function is own else ""
+    for key, value in schema.check(model, given, f"{group}.", where).items():
         items.append((key, tuple(value) if isinstance(value, list) else value))
     # The name of a user's own option file stands for what the file says, the function too.
     from_file = own is None and "_target_" not in named
@@ -175,7 +175,11 @@ def _load_function(key: str, target: str) -> Callable[..., Any]:
     try:
         function = resolve_name(target)
     except Exception as error:  # importing runs a user's file, where anything can go wrong
-        reason = f"{error!r}; must be the dotted path of a function"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({last.filename}, line {last.lineno})" if Path(last.filename).exists() else ""
+        if isinstance(error, SyntaxError):  # its text has the place
+            place = ""
+        reason = f"{type(error).__name__}: {error}{place}; must be the dotted path of a function"
         raise Refused(f"{key}={target}: {reason}") from None
     if not callable(function):
         raise Refused(f"{key}={target}: must be the dotted path of a function")
@@ -183,7 +187,7 @@ def _load_function(key: str, target: str) -> Callable[..., Any]:
 
 
 @cache
-def _option_keys(group: str, option: str) -> schema.Values:
+def option_keys(group: str, option: str) -> schema.Values:
     """Returns the keys that stand in the YAML of an option; empty if mfgd has no such option."""
     path = CONF / group / f"{option}.yaml"
     if not path.exists():

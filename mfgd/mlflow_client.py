@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mfgd import database
 from mfgd.types import Refused
@@ -36,14 +34,7 @@ COLLISIONS = ("database is locked", "UNIQUE constraint", "UniqueViolation", "Dup
 """What databases say if two processes write at once."""
 PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each new try at a locked database."""
-ROOT = "mlartifacts"
-"""The folder of all artifacts, where a database is first used."""
 PARENT_TAG = "mlflow.parentRunId"
-RUN_ID, EXPERIMENT_NAME, EXPERIMENT_ID = (
-    "MLFLOW_RUN_ID",
-    "MLFLOW_EXPERIMENT_NAME",
-    "MLFLOW_EXPERIMENT_ID",
-)
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 HELP = {
     "CERTIFICATE_VERIFY_FAILED": "MLFLOW_TRACKING_SERVER_CERT_PATH names its certificate, "
@@ -113,7 +104,7 @@ def connect(
             with _answer_at_once():
                 client.search_experiments(max_results=1)
         except MlflowException as error:
-            raise Refused(f"{name}: {_explain(error)}") from None
+            raise Refused(f"{name}: {_say_why(error)}") from None
     return client
 
 
@@ -132,7 +123,7 @@ def _answer_at_once() -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _explain(error: Exception) -> str:
+def _say_why(error: Exception) -> str:
     """Why a request failed, and which variables decide."""
     text = first_line(error)
     if cause := re.search(r"Caused by (.*)\)$", text):
@@ -179,52 +170,6 @@ def retry_collisions(request: Callable[[], T]) -> T:
                 raise
             time.sleep(pause * (1 + random.random()))
     return request()
-
-
-def choose_experiment(client: MlflowClient, given: str | None) -> str:
-    """The name of an experiment: as given, else that of MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME or
-    MLFLOW_EXPERIMENT_ID, else "mfgd".
-
-    Raises:
-        Refused: the variables name what is not there, or contradict each other or the given name.
-    """
-    from mlflow.exceptions import MlflowException
-
-    names = {"tracking.experiment": given, EXPERIMENT_NAME: os.environ.get(EXPERIMENT_NAME)}
-    if given:
-        del names[EXPERIMENT_NAME]  # as in MLflow, what is said goes before what is set
-    for variable, find in ((RUN_ID, _experiment_of_run), (EXPERIMENT_ID, _experiment_of_id)):
-        value = os.environ.get(variable)
-        if not value or (variable == EXPERIMENT_ID and given):
-            continue
-        try:
-            names[f"{variable}={value}"] = find(client, value)
-        except MlflowException as error:
-            raise Refused(f"{variable}={value}: {first_line(error)}") from None
-    named = {key: name for key, name in names.items() if name}
-    if len(set(named.values())) > 1:
-        said = ", ".join(f"{key} says {name}" for key, name in named.items())
-        raise Refused(f"{said}; allowed is one experiment")
-    return next(iter(named.values()), "mfgd")
-
-
-def _experiment_of_run(client: MlflowClient, run_id: str) -> str:
-    run = client.get_run(run_id)
-    if run.info.lifecycle_stage != "active":
-        raise Refused(f"{RUN_ID}={run_id}: was deleted; allowed is a run that is there")
-    return client.get_experiment(run.info.experiment_id).name
-
-
-def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
-    return client.get_experiment(experiment_id).name
-
-
-def local_folder(uri: str) -> Path | None:
-    """The folder of an artifact URI, None if it is not on this machine."""
-    place = urlsplit(uri)
-    if place.scheme not in ("file", "") or place.netloc:
-        return None
-    return Path(url2pathname(place.path if place.scheme else uri))
 
 
 def children_of(parent: str) -> str:

@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mfgd import mlflow_experiment
 from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, Run, read_run
 from mfgd.database import find_file
-from mfgd.mlflow_client import (
-    PARENT_TAG,
-    ROOT,
-    children_of,
-    choose_experiment,
-    choose_uri,
-    connect,
-    describe,
-    first_line,
-    local_folder,
-)
+from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect, describe, first_line
+from mfgd.mlflow_experiment import ROOT, local_folder
 from mfgd.tracked import table_line
 from mfgd.types import Refused
 
@@ -88,7 +80,7 @@ def load_runs(
         Refused: there is no such experiment, or nothing is tracked at this URI.
     """
     reader = connect(uri)
-    experiment = choose_experiment(reader, experiment)
+    experiment = mlflow_experiment.choose(reader, experiment)
     known = reader.get_experiment_by_name(experiment)
     if known is None:
         names = ", ".join(sorted(other.name for other in reader.search_experiments()))

@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -16,19 +15,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfgd import artifacts, mlflow_client
+from mfgd import artifacts, mlflow_client, mlflow_experiment
 from mfgd.config import Point
 from mfgd.mlflow_reader import load_runs, table_of
 from mfgd.reading import Source
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import MetricPoint, find_commit, format_params, name_run, run_tags, select_points
-from mfgd.types import Refused
 
 if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
 
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
@@ -42,7 +39,7 @@ class MlflowTracker:
 
     Args:
         uri: the tracking URI.
-        experiment: name of the MLflow experiment; None as `choose_experiment` takes it.
+        experiment: name of the MLflow experiment; None as `mlflow_experiment.choose` takes it.
         figures: a run is drawn in a sweep of up to so many runs.
         points: how many metric points a sweep logs in all.
     """
@@ -69,9 +66,10 @@ class MlflowTracker:
         return mlflow_client.connect(self.uri, writing=True, shown=self.given)
 
     def open(self, sweep: Sequence[str] | None) -> None:
-        self.experiment = mlflow_client.choose_experiment(self.client, self.experiment)
-        self.above = os.environ.get(mlflow_client.RUN_ID) or None
-        self.experiment_id = self._find_or_create_experiment(self.experiment)
+        self.experiment = mlflow_experiment.choose(self.client, self.experiment)
+        self.above = os.environ.get(mlflow_experiment.RUN_ID) or None
+        root = None if self.uri.startswith("http") else Path.cwd() / mlflow_experiment.ROOT
+        self.experiment_id = mlflow_experiment.find_or_create(self.client, self.experiment, root)
         self.tags = {
             "git_commit": find_commit(),
             "mlflow.source.name": "mfgd",
@@ -86,41 +84,6 @@ class MlflowTracker:
             name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
             run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
             self.parent = run.info.run_id
-
-    def _find_or_create_experiment(self, name: str) -> str:
-        """The id of an experiment whose artifacts can be written."""
-        known = self.client.get_experiment_by_name(name)
-        if known is None:
-            known = self._create_experiment(name)
-        if known.lifecycle_stage != "active":
-            raise Refused(f"tracking.experiment={name}: was deleted; allowed is a name not in use")
-        if folder := mlflow_client.local_folder(known.artifact_location):
-            # mlartifacts/NAME may be missing, as for an experiment without runs.
-            if not folder.parent.parent.exists():
-                raise Refused(
-                    f"tracking.experiment={name}: its artifacts were in {folder}, which is gone; "
-                    "allowed is another name, or to move them back"
-                )
-            _make_writable(folder)
-        return known.experiment_id
-
-    def _create_experiment(self, name: str) -> Experiment:
-        from mlflow.exceptions import MlflowException
-
-        place = None
-        if not self.uri.startswith("http"):
-            folder = Path.cwd() / mlflow_client.ROOT / _folder_name(name)
-            _make_writable(folder)
-            place = folder.as_uri()
-        create = partial(self.client.create_experiment, name, place)
-        try:
-            mlflow_client.retry_collisions(create)
-        except MlflowException as error:
-            reason = mlflow_client.first_line(error)
-        known = self.client.get_experiment_by_name(name)  # perhaps another command has made it
-        if known is None:
-            raise Refused(f"tracking.experiment={name}: {reason}")
-        return known
 
     def expect(self, runs: int) -> None:
         self.expected += runs
@@ -215,7 +178,7 @@ class MlflowTracker:
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:
         """A folder whose files become the artifacts of a run."""
-        if folder := mlflow_client.local_folder(info.artifact_uri):
+        if folder := mlflow_experiment.local_folder(info.artifact_uri):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
             return
@@ -277,26 +240,6 @@ class MlflowTracker:
             ui = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
             where = f"{ui}  and open  http://127.0.0.1:5000/{page}"
         return f"compare in the browser:  {where}"
-
-
-def _folder_name(experiment: str) -> str:
-    """The name of an experiment as the name of one folder, on any file system."""
-    name = re.sub(r"[^\w .,+=@-]", "_", experiment)[:60].strip()
-    return name if name.strip(".") else "_"
-
-
-def _make_writable(folder: Path) -> None:
-    """Makes a folder for artifacts.
-
-    Raises:
-        Refused: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"{folder}: cannot be made for artifacts: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise Refused(f"{folder}: cannot be written to; allowed is a writable folder for artifacts")
 
 
 def attach(run_id: str, folder: Path, uri: str | None = None) -> None:

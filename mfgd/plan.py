@@ -161,11 +161,12 @@ def _has_limit(point: Point) -> bool:
     rate."""
     try:
         optimizer, loss, schedule = point.optimizer(), point.loss(), point.schedule()
+        plain = optimizer.method is Method.GRADIENT and optimizer.simultaneous
+        quadratic = loss.curvature is not None
     except Exception:
         # The function of the user fails again when the run is solved.
         return False
-    plain = optimizer.method is Method.GRADIENT and optimizer.simultaneous
-    return plain and loss.curvature is not None and schedule is None
+    return plain and quadratic and schedule is None
 
 
 def _limit(point: Point) -> float:

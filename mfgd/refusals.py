@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
-from mfgd.component import CONF, GROUPS, MAPS, list_options
+from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
 from mfgd.types import Refused
 
@@ -39,61 +47,149 @@ def explain(error: Exception) -> str:
     """Returns the error in one line, with the key, the value given and what is allowed."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        if not error.options:
-            return f"{group}={option}: no such group"
-        return f"{group}={option}: allowed are {', '.join(error.options)}"
+        return _explain_missing_file(error.missing_cfg_file, error.options)
     if isinstance(error, OverrideParseException):
         return _explain_unreadable(error.override, text)
-    if match := re.match(r"Error parsing override '(.*)'\n", text):
-        return _explain_unreadable(match[1], text)
-    if match := re.search(r"Could not override '([^']*)'", text):
-        return _explain_unknown_key(match[1])
-    if "Config group override" in text:
-        named = [argument.partition("=")[0] for argument in sys.argv[1:]]
-        group = next((name for name in named if name in GROUPS), "group")
-        return f"{group}=null: allowed are {', '.join(list_options(group))}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; give {error.full_key}=VALUE"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{_find_argument(error.full_key or '')}: {text.splitlines()[0]}"
+    for pattern, explanation in EXPLANATIONS.items():
+        if match := re.search(pattern, text):
+            return explanation(text, *match.groups())
     return " ".join(text.split())
 
 
+def _explain_missing_file(path: str, options: Sequence[str] | None) -> str:
+    group, _, option = path.rpartition("/")
+    if not group:
+        return f"--config-name={option}: no such file; allowed are config and those of --config-dir"
+    if not options:
+        return f"{group}={option}: no such group"
+    return f"{group}={option}: allowed are {', '.join(options)}{suggest(option, options)}"
+
+
 def _explain_unreadable(given: str, text: str) -> str:
-    """Why Hydra cannot read an argument, and how to quote it: its values know few signs."""
+    """Why Hydra cannot read an argument, and how to write it: its values know few signs."""
     key, equals, value = given.partition("=")
-    if not equals or value[:1] in ("[", "{", "'", '"'):
-        return " ".join(text.split())
-    escaped = value.replace('"', '\\"')
-    quoted = shlex.quote(f'{key}="{escaped}"')
-    return f"{given}: such a value needs quotes of its own; write {quoted}"
+    if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@:-]*(?<![.])", key):
+        return f"{given}: must be KEY=VALUE, without blanks; mfgd --help shows all keys"
+    if value.startswith("="):
+        return f"{given}: has two signs =; write {key}={value.lstrip('=')}"
+    if value[:1] in ("[", "{", "'", '"') or re.fullmatch(FUNCTION, value):
+        return f"{given}: {' '.join(text.split())}"
+    return f"{given}: such a value needs quotes of its own; write {quote(key, value)}"
 
 
-def _explain_unknown_key(key: str) -> str:
-    given = key
+def quote(key: str, value: str) -> str:
+    """An argument as it is pasted into a shell, in quotes for the shell and for Hydra, to whom a
+    backslash is special only before a quote."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def _explain_null_group(_: str) -> str:
     for argument in sys.argv[1:]:
-        if argument.lstrip("+~").startswith(f"{key}="):
-            given = argument
-            break
-    parent = key.rpartition(".")[0]
-    known = _known_keys(parent)
-    if key in known or parent.partition(".")[0] in MAPS:
+        key, equals, value = argument.partition("=")
+        if key in GROUPS and value in ("", "null"):
+            return f"{key}=null: allowed are {', '.join(list_options(key))}"
+        if equals and not key:
+            return f"{argument}: must be KEY=VALUE, without blanks; mfgd --help shows all keys"
+    return "a group has no option; mfgd --help shows the options"
+
+
+def _explain_unknown_key(_: str, key: str) -> str:
+    given = _find_argument(key)
+    parent, _, name = key.rpartition(".")
+    if key in MAPS or parent.partition(".")[0] in MAPS:
         return f"{given}: no such key; add it by +{given}"
-    if parent:
-        known = [f"{parent}.{name}" for name in known]
-    return f"{given}: no such key; allowed are {', '.join(known) or 'none'}"
+    if parent.partition(".")[0] == "hydra":
+        return f"{given}: no such key; mfgd --cfg hydra shows them"
+    if parent in GROUPS:
+        return f"{given}: no such key; {_explain_key_of_group(given, parent, name)}"
+    known = [] if parent else [*Scalars.model_fields, *GROUPS, *MAPS, "experiment"]
+    if key in known:  # a dictionary was given to a group
+        return f"{given}: no such key; add it by +{given}"
+    return f"{given}: no such key; allowed are {', '.join(known) or 'none'}{suggest(key, known)}"
 
 
-def _known_keys(parent: str) -> list[str]:
-    """Returns the keys of the top level ("") or of a group: of the option that the shell line
-    chooses, else of all options of the group."""
-    if not parent:
-        return [*Scalars.model_fields, *GROUPS, *MAPS, "experiment"]
-    if parent not in GROUPS:
-        return []
-    paths = list((CONF / parent).glob("*.yaml"))
+def _explain_key_of_group(given: str, group: str, name: str) -> str:
+    """Which keys the option in force has, and which options have the key."""
+    config = _compose_choices()
+    known = sorted(f"{group}.{key}" for key in config[group] if key != "_target_")
+    option = config.hydra.runtime.choices[group]
+    text = f"allowed are {', '.join(known) or 'none'} with {group}={option}"
+    having = [other for other in list_options(group) if name in option_keys(group, other)]
+    if not having or given.startswith("~"):
+        return text + suggest(f"{group}.{name}", known)
+    swept = _find_argument(group).partition("=")[2].split(",")
+    if set(swept) <= set(having):
+        return f"{text}; the options of the sweep have it: write ++{given.lstrip('+~')}"
+    verb = "have" if len(having) > 1 else "has"
+    return f"{text}; {', '.join(having)} {verb} it: write {group}={having[0]} {given}"
+
+
+def _explain_existing_key(_: str, key: str) -> str:
+    given = _find_argument(key)
+    return f"{given}: is there already; write {given.lstrip('+')}"
+
+
+def _explain_interval(_: str) -> str:
+    given = next((argument for argument in sys.argv[1:] if "interval(" in argument), "interval")
+    forms = "KEY=1,2,3, KEY='range(1,4)' and KEY='choice(1,2)'"
+    return f"{given}: hydra/sweeper=basic draws no values; allowed are {forms}"
+
+
+def _explain_range(text: str) -> str:
+    given = next((argument for argument in sys.argv[1:] if "range(" in argument), "range")
+    return f"{given}: {text}"
+
+
+EXPLANATIONS: dict[str, Callable[..., str]] = {
+    r"Error parsing override '(.*)'\n": lambda text, given: _explain_unreadable(given, text),
+    r"Could not override '([^']*)'": _explain_unknown_key,
+    r"Could not delete from config. '([^']*)' does not exist": _explain_unknown_key,
+    r"An item is already at '([^']*)'": _explain_existing_key,
+    r"Multiple values for ([^ ]*)\. To override": _explain_existing_key,
+    r"Config group override must be": _explain_null_group,
+    r"does not support sweep type": _explain_interval,
+    r"^range\(\) arg": _explain_range,
+}
+"""Pattern in an error of Hydra's → its explanation, of the text and the groups of the pattern."""
+
+
+FUNCTION = r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)"
+"""A value that Hydra computes."""
+
+
+def suggest(given: str, allowed: Sequence[str]) -> str:
+    """The name that was perhaps meant, as the end of a message."""
+    near = get_close_matches(given, allowed, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _find_argument(key: str) -> str:
+    """The argument of the shell line that sets a key; the key if there is none."""
     for argument in sys.argv[1:]:
-        chosen = CONF / parent / f"{argument.removeprefix(f'{parent}=')}.yaml"
-        if argument.startswith(f"{parent}=") and chosen.exists():
-            paths = [chosen]
-    keys = {str(key) for path in paths for key in OmegaConf.load(path)}
-    return sorted(keys - {"_target_"})
+        name = argument.lstrip("+~").partition("=")[0]
+        if name == key:
+            return argument.removeprefix("++") if argument.startswith("++") else argument
+    return key
+
+
+def _compose_choices() -> DictConfig:
+    """The config of what the shell line chooses, without the keys that it sets."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--config-dir", "-cd")
+    flags.add_argument("--config-name", "-cn", default="config")
+    given, rest = flags.parse_known_args(sys.argv[1:])
+    chosen = []
+    for argument in rest:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key in (*GROUPS, "experiment") and "," not in value and "(" not in value:
+            chosen.append(f"{key}={value}")
+    if given.config_dir:
+        chosen.append(f"hydra.searchpath=[{Path(given.config_dir).absolute().as_uri()}]")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(given.config_name, chosen, return_hydra_config=True)

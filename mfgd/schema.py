@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
@@ -24,6 +26,7 @@ _WORDING = (
     ("less than or equal to", "at most"),
 )
 """What pydantic says, and what mfgd says instead."""
+NUMBER = r"[+-]?(\d+[.]?\d*|[.]\d+)([eE][+-]?\d+)?"
 
 
 @cache
@@ -77,13 +80,16 @@ def _takes_any_keyword(function: Callable[..., Any]) -> bool:
     return False
 
 
-def check(model: type[BaseModel], values: Mapping[str, object], prefix: str = "") -> Values:
+def check(
+    model: type[BaseModel], values: Mapping[str, object], prefix: str = "", where: str = ""
+) -> Values:
     """Returns the value of every key of a model, in the model's order.
 
     Args:
         model: the keys and what is allowed.
         values: the values given.
         prefix: stands before the key in a message, such as ``loss.``.
+        where: stands behind the allowed keys in a message.
 
     Raises:
         Refused: if a key is unknown, a value is missing or a value is not allowed.
@@ -91,12 +97,16 @@ def check(model: type[BaseModel], values: Mapping[str, object], prefix: str = ""
     try:
         checked = model.model_validate(dict(values))
     except ValidationError as errors:
-        raise Refused(_explain(errors, model, values, prefix)) from None
+        raise Refused(_explain(errors, model, values, prefix, where)) from None
     return {key: getattr(checked, key) for key in model.model_fields}
 
 
 def _explain(
-    invalid: ValidationError, model: type[BaseModel], values: Mapping[str, object], prefix: str
+    invalid: ValidationError,
+    model: type[BaseModel],
+    values: Mapping[str, object],
+    prefix: str,
+    where: str,
 ) -> str:
     errors = invalid.errors()
     error = errors[0]
@@ -107,8 +117,29 @@ def _explain(
     if error["type"] == "missing":
         return f"{prefix}{key}: has no value; needed are {known}"
     if error["type"] == "extra_forbidden":
-        return f"{prefix}{key}={values[key]}: no such key; allowed are {known}"
+        return f"{prefix}{key}={values[key]}: no such key; allowed are {known}{where}"
     message = error["msg"]
     for theirs, ours in _WORDING:
         message = message.replace(theirs, ours)
-    return f"{prefix}{key}={values[key]}: {message}"
+    value = values[key]
+    return f"{prefix}{key}={as_written(value)}: {message}{_say_how(f'{prefix}{key}', value, error)}"
+
+
+def _say_how(key: str, value: object, error: Mapping[str, Any]) -> str:
+    """How to write a value that YAML reads as of another type than is meant."""
+    numbers = error["type"] in ("int_type", "float_type")
+    if error["type"] == "string_type" and isinstance(value, bool | int | float):
+        quoted = f'{key}="{as_written(value)}"'
+        return f"; write {shlex.quote(quoted)}"
+    if numbers and isinstance(value, str) and re.fullmatch(NUMBER, value):
+        return f"; quotes make it text, write {key}={value}"
+    if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"; write {key}={int(value)}"
+    return ""
+
+
+def as_written(value: object) -> str:
+    """A value as it is written on the shell line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

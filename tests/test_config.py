@@ -3,15 +3,20 @@
 import ctypes
 import inspect
 import pickle
+import shlex
+import subprocess
 from importlib import import_module
 from typing import Any, TypedDict, Unpack
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from cases import solve
 from conftest import UNMEASURED, mfgd
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mfgd import config, init, loss, optimizer, problem, record, refusals, schedule, schema
@@ -137,7 +142,7 @@ NAMED = {
     "optimizer=momentum": ("beta", "0.9"),
     "schedule=geometric": ("decay", "0.999"),
     "record=geometric": ("points", "40"),
-    "tracking=store": ("experiment", "mfgd"),
+    "tracking=store": ("points", "50000"),
 }
 
 
@@ -288,14 +293,57 @@ def test_empty_maps_leave_no_trace():
 
 REFUSED = {
     "rnk=3": "rnk=3: no such key; allowed are rank,",
-    "loss.foo=3": "loss.foo=3: no such key; allowed are loss.delta,",
+    "loss.foo=3": "loss.foo=3: no such key; allowed are loss.penalty,",
+    "loss.delta=0.5": (
+        "loss.delta=0.5: no such key; allowed are loss.penalty, loss.reduction, loss.scale with "
+        "loss=squared; huber has it: write loss=huber loss.delta=0.5"
+    ),
+    "loss.delt=1 loss=huber": (
+        "loss.delt=1: no such key; allowed are loss.delta, loss.penalty, loss.reduction, "
+        "loss.scale with loss=huber; did you mean loss.delta?"
+    ),
+    "experiment=tong2021_robust optimizer.beta=1": (
+        "optimizer.beta=1: no such key; allowed are optimizer.alternating, optimizer.damping, "
+        "optimizer.floor, optimizer.metric with optimizer=polyak; momentum, nesterov have it: write"
+    ),
+    "~loss.delta": "~loss.delta: no such key; allowed are loss.penalty,",
+    "--multirun optimizer=nesterov,momentum optimizer.beta=0.8": (
+        "optimizer.beta=0.8: no such key; allowed are optimizer.alternating with optimizer=gd; the "
+        "options of the sweep have it: write ++optimizer.beta=0.8"
+    ),
+    "rank='2'": "rank=2: must be an integer; quotes make it text, write rank=2",
+    "steps=1e3": "steps=1000.0: must be an integer; write steps=1000",
+    "rank=null": "rank=null: must be an integer",
+    "rank=${nope}": "rank=${nope}: Interpolation key 'nope' not found",
+    "tracking.experiment=2024": (
+        "tracking.experiment=2024: must be a string; write 'tracking.experiment=\"2024\"'"
+    ),
+    "problem=file problem.path=true": (
+        "problem.path=true: must be a string; write 'problem.path=\"true\"'"
+    ),
+    "+experiment=x": "experiment=x: allowed are arora2019,",
+    "+experiment=demo": "+experiment=demo: is there already; write experiment=demo",
+    "+rank=3": "+rank=3: is there already; write rank=3",
+    "--config-name=nope": "--config-name=nope: no such file; allowed are config and those of",
+    "rank==2": "rank==2: has two signs =; write rank=2",
+    "rank:2": "rank:2: must be KEY=VALUE, without blanks; mfgd --help shows all keys",
+    "rank 2": "rank: must be KEY=VALUE, without blanks",
+    "=2": "=2: must be KEY=VALUE, without blanks",
+    "--multirun rank=interval(1,3)": "rank=interval(1,3): hydra/sweeper=basic draws no values;",
+    "--multirun rank=range(1,2,0)": "rank=range(1,2,0): range() arg 3 must not be zero",
+    "hydra.nope=1": "hydra.nope=1: no such key; mfgd --cfg hydra shows them",
+    "--multirun hydra/launcher=bach": "hydra/launcher=bach: allowed are basic, batch; did you mean",
+    "optimiser=adam": "optimiser=adam: no such key; allowed are rank,",
+    "loss._target_=bad.f": "loss._target_=bad.f: SyntaxError: invalid syntax (bad.py, line 1)",
     "loss=squared loss.delta=3": (
         "loss.delta=3: no such key; allowed are loss.penalty, loss.reduction, loss.scale"
     ),
     "problem=notebook problem.n=3": "problem.n=3: no such key; allowed are none",
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",
     "+foo=3": "foo=3: no such key; allowed are rank,",
-    "loss=hubber": "loss=hubber: allowed are absolute, huber, logcosh, squared",
+    "loss=hubber": (
+        "loss=hubber: allowed are absolute, huber, logcosh, squared; did you mean huber?"
+    ),
     "problem=null": "problem=null: allowed are digits,",
     "~loss": "loss=null: allowed are absolute,",
     "experiment=nope": "experiment=nope: allowed are arora2019,",
@@ -390,7 +438,7 @@ REFUSED = {
     ),
     "record={foo:3}": "record={foo:3}: no such key; add it by +record={foo:3}",
     "rank=1,2": "Ambiguous value for argument 'rank=1,2'",
-    "rank=[1": "no viable alternative at input '[1'",
+    "rank=[1": "rank=[1: no viable alternative at input '[1'",
     "--multirun rank=1,2,0": "rank=0: must be at least 1",
     "--multirun rank=1,4 init=spectral": "rank=4 with init=spectral",
     "--multirun tracking.experiment=a,b": (
@@ -405,6 +453,7 @@ class Bomb:
 
 
 def spoil(folder):
+    (folder / "bad.py").write_text("def f(:\n")
     (folder / "empty.csv").touch()
     (folder / "ragged.csv").write_text("1,2,3\n4,5\n")
     (folder / "text.csv").write_text("1,x\n2,3\n")
@@ -449,6 +498,27 @@ def test_read_only_directory(tmp_path):
     )
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.given(
+    value=st.text("aü 7(),=[]{}'\"\\:#%&;~@*?!", min_size=1).filter(lambda text: text.strip())
+)
+def test_a_value_quoted_as_advised_is_that_value(value):
+    (argument,) = shlex.split(refusals.quote("problem.path", value))
+    assert OverridesParser.create().parse_override(argument).value() == value
+
+
+def test_the_advised_line_works_in_a_shell(here, tmp_path):
+    name = "data (1), it's #2.csv"
+    (tmp_path / name).write_text("1.5,2.5\n3.5,4.5\n")
+    line = ("problem=file", "rank=1", "steps=1", "tracking=memory")
+    done = here(*line, f"problem.path={name}")
+    advised = done.stderr.rpartition("write ")[2].strip()
+    said = subprocess.run(["sh", "-c", f"printf %s {advised}"], capture_output=True, text=True)
+    done = here(*line, said.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{name}: 2×2 matrix")
 
 
 def test_a_fault_of_mfgd_is_not_called_a_refusal():
