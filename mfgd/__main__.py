@@ -46,6 +46,7 @@ class Session:
     def __init__(self) -> None:
         self.folder = os.getcwd()
         """The shell's folder, where tracking is at home whatever hydra.job.chdir does."""
+        self.flags: tuple[str, ...] | None = None
         self.tracker: Tracker | None = None
         """None until it is open."""
         self.tracking: config.Component | None = None
@@ -75,7 +76,7 @@ class Session:
     def _run(self, jobs: Iterable[Job], *, multirun: bool) -> list[float | RunFailed]:
         """Solves and tracks jobs; what each gave, in their order."""
         with refusals.exit_on_refusal():
-            points = [config.read(*job) for job in jobs]
+            points = [config.read(*job, self._find_flags(job)) for job in jobs]
             with chdir(self.folder):
                 tracker = self._make_tracker(points)
             if len(points) > 1:
@@ -91,6 +92,12 @@ class Session:
         _announce(points)
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
+
+    def _find_flags(self, job: Job) -> tuple[str, ...]:
+        """The flags of the shell line, which all jobs share."""
+        if self.flags is None:
+            self.flags = config.find_flags(job[1])
+        return self.flags
 
     def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
         """The tracker of this session."""

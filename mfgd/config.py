@@ -146,12 +146,13 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, value
 
 
-def read(config: DictConfig, hydra: DictConfig) -> Point:
+def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> Point:
     """Returns the point that a composed config describes.
 
     Args:
         config: the job's config; a hydra node in it is ignored.
         hydra: the job's hydra node, for its choices and overrides.
+        flags: as `find_flags` gives them.
 
     Raises:
         Refused: with the key, the value and what is allowed.
@@ -180,12 +181,12 @@ def read(config: DictConfig, hydra: DictConfig) -> Point:
         lr=tuple(lr) if isinstance(lr, list) else (lr,),
         experiment=options.get("experiment"),
         overrides=overrides,
-        flags=_find_flags(hydra),
+        flags=flags,
     )
 
 
-def _find_flags(hydra: DictConfig) -> tuple[str, ...]:
-    """--config-dir and --config-name, as far as they were given."""
+def find_flags(hydra: DictConfig) -> tuple[str, ...]:
+    """--config-dir and --config-name of a shell line, as far as they were given."""
     flags: list[str] = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":

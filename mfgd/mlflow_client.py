@@ -18,6 +18,7 @@ from mfgd.types import Refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 T = TypeVar("T")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
@@ -36,13 +37,11 @@ PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each new try at a locked database."""
 PARENT_TAG = "mlflow.parentRunId"
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-HELP = {
-    "CERTIFICATE_VERIFY_FAILED": "MLFLOW_TRACKING_SERVER_CERT_PATH names its certificate, "
-    "MLFLOW_TRACKING_INSECURE_TLS=true does without",
-    "error code 401": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN, log in",
-}
-"""Sign in an error of MLflow's → what decides."""
+UNTRUSTED = (
+    "its certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH names certificates to trust, "
+    "MLFLOW_TRACKING_INSECURE_TLS=true trusts any"
+)
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD decide, or MLFLOW_TRACKING_TOKEN"
 
 
 def choose_uri(uri: str | None) -> str:
@@ -123,15 +122,22 @@ def _answer_at_once() -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _say_why(error: Exception) -> str:
-    """Why a request failed, and which variables decide."""
-    text = first_line(error)
-    if cause := re.search(r"Caused by (.*)\)$", text):
-        text = f"no tracking server answers: {cause[1]}"
-    for sign, help_ in HELP.items():
-        if sign in text:
-            return f"{text}; {help_}"
-    return text
+def _say_why(error: MlflowException) -> str:
+    """Why the first request failed, and which variables decide."""
+    text = str(error)
+    if "SSLError" in text or "CERT_PATH" in text:
+        return UNTRUSTED
+    status = re.search(r"(?:too many|error code) (\d{3})\b", text)
+    code = int(status[1]) if status else 0
+    if code in (401, 403):
+        return f"the server answers {code}; {LOGIN}"
+    if code:
+        return f"the server answers {code}"
+    if "valid JSON" in text:
+        return "what answers is no tracking server"
+    if cause := re.search(r"Caused by (\w+)", text):
+        return f"no tracking server answers ({cause[1]})"
+    return first_line(error)
 
 
 @cache

@@ -76,15 +76,26 @@ def find_or_create(client: MlflowClient, name: str, root: Path | None) -> str:
     known = client.get_experiment_by_name(name) or _create(client, name, root)
     if known.lifecycle_stage != "active":
         raise Refused(f"tracking.experiment={name}: was deleted; allowed is a name not in use")
-    if folder := local_folder(known.artifact_location):
-        # mlartifacts/NAME may be missing, as for an experiment without runs.
-        if not folder.parent.parent.exists():
-            raise Refused(
-                f"tracking.experiment={name}: its artifacts were in {folder}, which is gone; "
-                "allowed is another name, or to move them back"
-            )
-        _make_writable(folder)
+    find_place(known)
     return known.experiment_id
+
+
+def find_place(experiment: Experiment) -> None:
+    """Makes the folder of an experiment's artifacts, if they are on this machine.
+
+    Raises:
+        Refused: the folder was moved, or cannot be made or written to.
+    """
+    folder = local_folder(experiment.artifact_location)
+    if folder is None:
+        return
+    # mlartifacts/NAME may be missing, as for an experiment without runs.
+    if not folder.parent.parent.exists():
+        raise Refused(
+            f"tracking.experiment={experiment.name}: its artifacts were in {folder}, which is "
+            "gone; allowed is another name, or to move them back"
+        )
+    _make_writable(folder)
 
 
 def _create(client: MlflowClient, name: str, root: Path | None) -> Experiment:

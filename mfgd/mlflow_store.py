@@ -250,4 +250,7 @@ def attach(run_id: str, folder: Path, uri: str | None = None) -> None:
         folder: its files are added, and its folders.
         uri: where the run was tracked; as for `load_run`.
     """
-    mlflow_client.connect(uri, writing=True).log_artifacts(run_id, str(folder))
+    client = mlflow_client.connect(uri, writing=True)
+    experiment_id = client.get_run(run_id).info.experiment_id
+    mlflow_experiment.find_place(client.get_experiment(experiment_id))
+    client.log_artifacts(run_id, str(folder))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, MaxLen, MinLen
 
 from mfgd.artifacts import Run
 from mfgd.config import Point
@@ -82,7 +82,7 @@ class Tracker(Protocol):
 def store(
     *,
     uri: str | None,
-    experiment: Annotated[str, MinLen(1)] | None,
+    experiment: Annotated[str, MinLen(1), MaxLen(500)] | None,
     figures: bool | Annotated[int, Ge(0)],
     points: Count,
 ) -> Tracker:
