@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType, NoneType
 from typing import Any, Literal, NamedTuple, Unpack, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from omegaconf import OmegaConf
 
 from mfgd import config, metrics, oracles
@@ -237,6 +237,8 @@ def bound_in_words(limit: Any) -> str:
     for kind, field, sign in SIGNS:
         if isinstance(limit, kind):
             return f"{sign} {getattr(limit, field)}"
+    if isinstance(limit, MaxLen):
+        return f"at most {limit.max_length}"
     assert limit == MinLen(1), limit
     return "of at least one letter"
 
