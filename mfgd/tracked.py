@@ -71,11 +71,14 @@ def find_commit(*code: Path) -> str:
     code = code or (PACKAGE, CONF)
     git = partial(_git, code[0].parent)
     paths = [str(path) for path in code]
+    # A package inside an environment may lie in a repository of the user, and not be of it.
     if not git("ls-files", "--", *paths):
-        return "unknown"  # a package inside an environment may lie in a repository of the user
+        return "unknown"
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no")
     added = git("ls-files", "--others", "--exclude-standard", "--", *paths)
+    if commit is None or changed is None or added is None:
+        return "unknown"
     return f"{commit}-dirty" if changed or added else commit
 
 
@@ -94,12 +97,14 @@ def _own_files(point: Point) -> set[Path]:
     return files
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, None if it fails."""
     command = ["git", "-C", str(folder), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 class MetricPoint(NamedTuple):
