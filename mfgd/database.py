@@ -96,6 +96,7 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
             of MLflow has made it.
     """
     import sqlalchemy
+    from mlflow.exceptions import MlflowException
 
     file = find_file(uri, name)
     try:
@@ -110,7 +111,7 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
                 # Kept in the file: readers and a writer do not wait for each other, and commits are
                 # cheap.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, MlflowException) as error:
         raise Refused(f"{name}: {str(error).splitlines()[0]}") from None
     return uri
 
@@ -138,6 +139,8 @@ def _set_up_file(file: Path, name: str) -> None:
             place.unlink(missing_ok=True)
     except Timeout:
         raise Refused(f"{name}: another command sets it up; if none runs, remove {place}") from None
+    except OSError as error:
+        raise Refused(f"{name}: cannot be set up: {error}") from None
 
 
 def _find_readable(file: Path, uri: str, name: str) -> str:
