@@ -112,7 +112,8 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
                 # cheap.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, MlflowException) as error:
-        raise Refused(f"{name}: {str(error).splitlines()[0]}") from None
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise Refused(f"{name}: {lines[0]}") from None
     return uri
 
 

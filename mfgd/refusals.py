@@ -20,10 +20,16 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from yaml import MarkedYAMLError
 
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
 from mfgd.types import Refused
+
+BARE = (ValueError, TypeError, AssertionError)
+"""What Hydra raises too if it cannot read an argument."""
+FUNCTION = r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)"
+"""A value that Hydra computes."""
 
 
 @contextmanager
@@ -35,9 +41,9 @@ def exit_on_refusal() -> Iterator[None]:
     """
     try:
         yield
-    except (Refused, HydraException, OmegaConfBaseException, ValueError) as error:
+    except (Refused, HydraException, OmegaConfBaseException, MarkedYAMLError, *BARE) as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if type(error) is ValueError and not frames[-1].f_globals["__name__"].startswith("hydra."):
+        if type(error) in BARE and not frames[-1].f_globals["__name__"].startswith("hydra."):
             raise  # a fault of mfgd or of a user's function
         print(f"mfgd: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -52,11 +58,16 @@ def explain(error: Exception) -> str:
         return _explain_unreadable(error.override, text)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; give {error.full_key}=VALUE"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        place = error.problem_mark
+        return f"{place.name}, line {place.line + 1}: is not YAML: {error.problem}"
     if isinstance(error, InterpolationResolutionError):
         return f"{_find_argument(error.full_key or '')}: {text.splitlines()[0]}"
     for pattern, explanation in EXPLANATIONS.items():
         if match := re.search(pattern, text):
             return explanation(text, *match.groups())
+    if type(error) in BARE:
+        return f"Hydra cannot read these arguments ({error!r}); mfgd --help shows their form"
     return " ".join(text.split())
 
 
@@ -65,7 +76,7 @@ def _explain_missing_file(path: str, options: Sequence[str] | None) -> str:
     if not group:
         return f"--config-name={option}: no such file; allowed are config and those of --config-dir"
     if not options:
-        return f"{group}={option}: no such group"
+        return f"{group}={option}: no such {'option' if group in GROUPS else 'group'}"
     return f"{group}={option}: allowed are {', '.join(options)}{suggest(option, options)}"
 
 
@@ -83,7 +94,8 @@ def _explain_unreadable(given: str, text: str) -> str:
 
 def quote(key: str, value: str) -> str:
     """An argument as it is pasted into a shell, in quotes for the shell and for Hydra, to whom a
-    backslash is special only before a quote."""
+    backslash is special only before a quote, and before ${."""
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return shlex.quote(f'{key}="{escaped}"')
@@ -116,18 +128,25 @@ def _explain_unknown_key(_: str, key: str) -> str:
 
 def _explain_key_of_group(given: str, group: str, name: str) -> str:
     """Which keys the option in force has, and which options have the key."""
-    config = _compose_choices()
+    try:
+        config = _compose_choices()
+    except Exception:  # what is wrong is elsewhere in the shell line, or in a file
+        return f"mfgd {group}=OPTION --cfg job shows the keys of an option"
     known = sorted(f"{group}.{key}" for key in config[group] if key != "_target_")
     option = config.hydra.runtime.choices[group]
     text = f"allowed are {', '.join(known) or 'none'} with {group}={option}"
     having = [other for other in list_options(group) if name in option_keys(group, other)]
     if not having or given.startswith("~"):
         return text + suggest(f"{group}.{name}", known)
-    swept = _find_argument(group).partition("=")[2].split(",")
-    if set(swept) <= set(having):
-        return f"{text}; the options of the sweep have it: write ++{given.lstrip('+~')}"
+    swept = re.findall(r"[\w-]+", _find_argument(group).partition("=")[2].removeprefix("choice("))
+    lacking = set(swept) - set(having)
+    if len(swept) > 1 and not lacking:
+        added = shlex.quote(f"++{given.lstrip('+~')}")
+        return f"{text}; the options of the sweep have it: write {added}"
+    if len(swept) > 1 and lacking < set(swept):
+        return f"{text}; of the sweep's options {', '.join(sorted(lacking))} has it not"
     verb = "have" if len(having) > 1 else "has"
-    return f"{text}; {', '.join(having)} {verb} it: write {group}={having[0]} {given}"
+    return f"{text}; {', '.join(having)} {verb} it: write {group}={having[0]} {shlex.quote(given)}"
 
 
 def _explain_existing_key(_: str, key: str) -> str:
@@ -159,10 +178,6 @@ EXPLANATIONS: dict[str, Callable[..., str]] = {
 """Pattern in an error of Hydra's → its explanation, of the text and the groups of the pattern."""
 
 
-FUNCTION = r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)"
-"""A value that Hydra computes."""
-
-
 def suggest(given: str, allowed: Sequence[str]) -> str:
     """The name that was perhaps meant, as the end of a message."""
     near = get_close_matches(given, allowed, n=1)
@@ -174,7 +189,7 @@ def _find_argument(key: str) -> str:
     for argument in sys.argv[1:]:
         name = argument.lstrip("+~").partition("=")[0]
         if name == key:
-            return argument.removeprefix("++") if argument.startswith("++") else argument
+            return argument
     return key
 
 

@@ -35,7 +35,7 @@ def tracked() -> dict:
 
 
 def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own}/mlflow.db")
     name = """tracking.experiment="it's mine; all of it\""""
     line = ("--config-dir", "my conf", "loss=wide", "lr=[0.1,0.01]", "steps=2", name)
     assert here(*line, "tracking.figures=0").returncode == 0
