@@ -21,10 +21,8 @@ app()
 """
 OWN = """
 import json, logging, os
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-import mfgd
 
 def look():
     node = HydraConfig.get()
@@ -43,10 +41,12 @@ def work(config):
     return config.rank
 
 def problem():
+    import mfgd
     look()
     return mfgd.problem.notebook().D
 
 def init():
+    import mfgd
     def draw(D, widths, stream):
         if widths[1] == 2:
             raise ArithmeticError("the rank is two")

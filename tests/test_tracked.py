@@ -57,7 +57,7 @@ def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own, monkeypatch):
 
 
 def test_a_sweep_can_be_pasted_too(here, own):
-    line = ("-m", "rank=1,2", "steps=2", "lr=[0.1],[0.2]", "tracking.figures=0")
+    line = ("-m", "rank=1,2", "steps=2", "lr=[0.1],[0.2]", "tracking.figures=0", "workers=1")
     assert here(*line).returncode == 0
     runs = package.load_runs()
     (parent,) = runs.loc[runs["parent"].isna(), "tags.overrides"]
