@@ -185,8 +185,9 @@ class RefuseOtherLaunchers(Callback):
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         with exit_on_refusal():
             if launcher not in LAUNCHERS:
+                allowed = " and ".join(LAUNCHERS)
                 why = "takes jobs to other processes, where each would be a sweep of its own"
-                raise Refused(f"hydra/launcher={launcher}: {why}; allowed are batch and basic")
+                raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
 
 
 @dataclass

@@ -30,6 +30,11 @@ LOCKS = {
 """The lock of a database server, which the end of the connection opens."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, the error's name if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def resolve(uri: str, name: str) -> str:
     """The URI of a database, with the absolute path of a SQLite file.
 
@@ -112,8 +117,7 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
                 # cheap.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, MlflowException) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise Refused(f"{name}: {lines[0]}") from None
+        raise Refused(f"{name}: {first_line(error)}") from None
     return uri
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mfgd import database
+from mfgd.database import first_line
 from mfgd.types import Refused
 
 if TYPE_CHECKING:
@@ -181,8 +182,3 @@ def retry_collisions(request: Callable[[], T]) -> T:
 def children_of(parent: str) -> str:
     """MLflow's filter for the children of a run."""
     return f"tags.`{PARENT_TAG}` = '{parent}'"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).splitlines()[0]

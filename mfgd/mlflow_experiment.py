@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mfgd.mlflow_client import first_line, retry_collisions
+from mfgd.database import first_line
+from mfgd.mlflow_client import retry_collisions
 from mfgd.types import Refused
 
 if TYPE_CHECKING:

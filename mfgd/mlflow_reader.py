@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mfgd import mlflow_experiment
 from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, Run, read_run
-from mfgd.database import find_file
-from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect, describe, first_line
+from mfgd.database import find_file, first_line
+from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect, describe
 from mfgd.mlflow_experiment import ROOT, local_folder
 from mfgd.tracked import table_line
 from mfgd.types import Refused

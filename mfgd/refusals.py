@@ -26,6 +26,7 @@ from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
 from mfgd.types import Refused
 
+FORM = "must be KEY=VALUE, without blanks; mfgd --help shows all keys"
 BARE = (ValueError, TypeError, AssertionError)
 """What Hydra raises too if it cannot read an argument."""
 FUNCTION = r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)"
@@ -84,7 +85,7 @@ def _explain_unreadable(given: str, text: str) -> str:
     """Why Hydra cannot read an argument, and how to write it: its values know few signs."""
     key, equals, value = given.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w./@:-]*(?<![.])", key):
-        return f"{given}: must be KEY=VALUE, without blanks; mfgd --help shows all keys"
+        return f"{given}: {FORM}"
     if value.startswith("="):
         return f"{given}: has two signs =; write {key}={value.lstrip('=')}"
     if value[:1] in ("[", "{", "'", '"') or re.fullmatch(FUNCTION, value):
@@ -107,7 +108,7 @@ def _explain_null_group(_: str) -> str:
         if key in GROUPS and value in ("", "null"):
             return f"{key}=null: allowed are {', '.join(list_options(key))}"
         if equals and not key:
-            return f"{argument}: must be KEY=VALUE, without blanks; mfgd --help shows all keys"
+            return f"{argument}: {FORM}"
     return "a group has no option; mfgd --help shows the options"
 
 
@@ -155,14 +156,13 @@ def _explain_existing_key(_: str, key: str) -> str:
 
 
 def _explain_interval(_: str) -> str:
-    given = next((argument for argument in sys.argv[1:] if "interval(" in argument), "interval")
+    given = _find_argument_with("interval(")
     forms = "KEY=1,2,3, KEY='range(1,4)' and KEY='choice(1,2)'"
     return f"{given}: hydra/sweeper=basic draws no values; allowed are {forms}"
 
 
 def _explain_range(text: str) -> str:
-    given = next((argument for argument in sys.argv[1:] if "range(" in argument), "range")
-    return f"{given}: {text}"
+    return f"{_find_argument_with('range(')}: {text}"
 
 
 EXPLANATIONS: dict[str, Callable[..., str]] = {
@@ -191,6 +191,11 @@ def _find_argument(key: str) -> str:
         if name == key:
             return argument
     return key
+
+
+def _find_argument_with(part: str) -> str:
+    """The argument of the shell line that contains a text; the text if there is none."""
+    return next((argument for argument in sys.argv[1:] if part in argument), part)
 
 
 def _compose_choices() -> DictConfig:

@@ -1,6 +1,5 @@
 """conf/ agrees with the code, and the real command line refuses what it must refuse."""
 
-import ctypes
 import inspect
 import pickle
 import shlex
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import solve
-from conftest import UNMEASURED, mfgd
+from conftest import UNMEASURED, mfgd, obey_modes
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import strategies as st
@@ -511,11 +510,8 @@ def test_refused_by_a_process_of_its_own(line, tmp_path):
 
 
 def test_read_only_directory(tmp_path):
-    """Root writes everywhere, unless it gives that power up first: CAP_DAC_OVERRIDE, dropped for
-    good before exec."""
     tmp_path.chmod(0o555)
-    drop = ctypes.CDLL(None).prctl
-    done = mfgd(cwd=tmp_path, preexec_fn=lambda: drop(24, 1, 0, 0, 0))
+    done = mfgd(cwd=tmp_path, preexec_fn=obey_modes)
     assert (done.returncode, done.stdout) == (2, "")
     place = tmp_path / "mlflow.db"
     assert done.stderr.startswith(

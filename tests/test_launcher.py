@@ -113,9 +113,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def plain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """The plain app."""
-    command = [sys.executable, "plain.py", *arguments]
+def plain(*arguments: str, cwd: Path, program: str = "plain.py") -> subprocess.CompletedProcess:
+    """The plain app, or another program beside it."""
+    command = [sys.executable, program, *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env=UNMEASURED, timeout=100
     )
@@ -294,14 +294,7 @@ def test_job_numbers_overrides_configs_and_returns_are_those_of_the_basic_launch
     (folder / "program.py").write_text(PROGRAM)
 
     def run(*options: str) -> list:
-        done = subprocess.run(
-            [sys.executable, "program.py", *LINE, *options],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            env=UNMEASURED,
-            timeout=100,
-        )
+        done = plain(*LINE, *options, cwd=folder, program="program.py")
         assert (done.returncode, done.stderr) == (0, "")
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -19,7 +19,7 @@ from threading import Thread
 import mlflow
 import pytest
 from alembic.script import ScriptDirectory
-from conftest import UNMEASURED
+from conftest import UNMEASURED, obey_modes
 from conftest import mfgd as run_mfgd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -86,21 +86,21 @@ def test_the_name_of_an_experiment_is_no_path(here, tmp_path):
 
 
 def test_a_moved_folder_is_read_and_not_written_to(here, tmp_path, monkeypatch):
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
     assert here(*RUN).returncode == 0
     os.chdir(tmp_path)
-    (tmp_path / "work").rename(tmp_path / "moved")
+    (tmp_path / "first").rename(tmp_path / "moved")
     os.chdir(tmp_path / "moved")
     line = refusal(here(*RUN))
-    assert f"its artifacts were in {tmp_path}/work/mlartifacts/mfgd, which is gone" in line
+    assert f"its artifacts were in {tmp_path}/first/mlartifacts/mfgd, which is gone" in line
     assert names(tmp_path) == {"moved"}
     run_id = mfgd.load_runs()["run_id"].iloc[0]
     assert len(mfgd.load_run(run_id).trajectory) == 3
     with pytest.raises(Refused, match="which is gone"):
         mfgd.tracking.attach(run_id, tmp_path)
     shutil.rmtree("mlartifacts")
-    with pytest.raises(Refused, match=f"has no artifact config.yaml in {tmp_path}/work"):
+    with pytest.raises(Refused, match=f"has no artifact config.yaml in {tmp_path}/first"):
         mfgd.load_run(run_id)
 
 
@@ -115,14 +115,16 @@ def test_the_store_is_where_the_shell_is(here, tmp_path):
     assert [len(mfgd.load_run(run_id).trajectory) for run_id in runs["run_id"]] == [3, 3]
 
 
-def unprivileged(*command: str, cwd) -> subprocess.CompletedProcess:
-    """Runs a command as someone who may not override the modes of files."""
-    if os.geteuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("root may write anywhere")
-        command = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", *command)
+def run_python(program: str, cwd) -> subprocess.CompletedProcess:
+    """Runs a program as someone who must obey the modes of files."""
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=UNMEASURED, timeout=100
+        [sys.executable, "-c", program],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=UNMEASURED,
+        timeout=100,
+        preexec_fn=obey_modes,
     )
 
 
@@ -146,12 +148,12 @@ def test_a_read_only_folder_is_read_and_left_as_it_is(here, tmp_path):
     (folder / "mlflow.db").chmod(0o444)
     folder.chmod(0o555)
     try:
-        got = unprivileged(sys.executable, "-c", READ, cwd=folder)
+        got = run_python(READ, cwd=folder)
         # Plain MLflow cannot.
         plain = (
             "from mlflow import MlflowClient as C; C('sqlite:///mlflow.db').search_experiments()"
         )
-        assert unprivileged(sys.executable, "-c", plain, cwd=folder).returncode == 1
+        assert run_python(plain, cwd=folder).returncode == 1
     finally:
         folder.chmod(0o755)
     assert (got.returncode, got.stdout) == (0, f"{run_id} 3\n"), got.stderr
@@ -162,7 +164,7 @@ def test_a_read_only_folder_is_read_and_left_as_it_is(here, tmp_path):
 def test_artifacts_that_cannot_be_written_are_refused_before_solving(tmp_path):
     (tmp_path / "mlartifacts").mkdir(mode=0o555)
     line = ("rank=1", *RUN, "steps=1000000000")
-    done = unprivileged(sys.executable, "-m", "mfgd", *line, cwd=tmp_path)
+    done = run_mfgd(*line, cwd=tmp_path, preexec_fn=obey_modes)
     place = tmp_path / "mlartifacts" / "mfgd"
     assert refusal(done) == f"{place}: cannot be made for artifacts: Permission denied"
 
