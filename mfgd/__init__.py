@@ -29,27 +29,31 @@ One step takes both gradients at the old (C, F): C ← C − lr ∂f/∂C, F ←
 Leading dimensions ``*`` are runs: () in a notebook, (B,) in a sweep. A number that differs from run
 to run is a column of shape (B, 1, 1), so that the same expression serves both.
 
-This package imports neither Hydra nor MLflow; `load_run` and `load_runs` import MLflow when they
-are first used.
+This package imports nothing until it is used: the numeric core imports neither Hydra nor MLflow,
+`load_runs` and `compare` no torch.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from mfgd import (
-    descent,
-    init,
-    loss,
-    metrics,
-    objective,
-    optimizer,
-    oracles,
-    problem,
-    record,
-    schedule,
-)
-from mfgd.descent import Outcome, State
-from mfgd.objective import Objective
-from mfgd.target import Problem
+if TYPE_CHECKING:
+    from mfgd import (
+        compare,
+        descent,
+        init,
+        loss,
+        metrics,
+        objective,
+        optimizer,
+        oracles,
+        problem,
+        record,
+        schedule,
+    )
+    from mfgd.descent import Outcome, State
+    from mfgd.mlflow_reader import load_run, load_runs
+    from mfgd.objective import Objective
+    from mfgd.target import Problem
 
 __version__ = "0.2.0"
 
@@ -58,6 +62,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "State",
+    "compare",
     "descent",
     "init",
     "load_run",
@@ -72,10 +77,20 @@ __all__ = [
     "schedule",
 ]
 
+HOMES = {
+    "Objective": "objective",
+    "Outcome": "descent",
+    "Problem": "target",
+    "State": "descent",
+    "load_run": "mlflow_reader",
+    "load_runs": "mlflow_reader",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("load_run", "load_runs"):
-        from mfgd import tracking
-
-        return getattr(tracking, name)
+    """Imports what is asked for: to compare runs takes no torch, and to solve takes no MLflow."""
+    if name in HOMES:
+        return getattr(import_module(f"mfgd.{HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"mfgd.{name}")
     raise AttributeError(f"module 'mfgd' has no attribute {name!r}")

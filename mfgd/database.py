@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from mfgd.types import Refused
+from mfgd.errors import Refused
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from mfgd import database
 from mfgd.database import first_line
-from mfgd.types import Refused
+from mfgd.errors import Refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mfgd.database import first_line
+from mfgd.errors import Refused
 from mfgd.mlflow_client import retry_collisions
-from mfgd.types import Refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

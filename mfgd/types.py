@@ -5,6 +5,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from mfgd.errors import Refused as Refused
+
 Factors = tuple[Tensor, ...]
 """W₁ … W_L: (*, n, k), (*, k, k) …, (*, k, m). At depth 2 they are (C, F)."""
 
@@ -14,7 +16,3 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
-
-
-class Refused(ValueError):
-    """An input that cannot be used: one line with the key, its value and what is allowed."""

@@ -1,0 +1,25 @@
+"""The error of an unusable input, and what a command makes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Refused(ValueError):
+    """An input that cannot be used: one line with the key, its value and what is allowed."""
+
+
+@contextmanager
+def exit_if_refused() -> Iterator[None]:
+    """Ends a command with one line if an input is refused.
+
+    Raises:
+        SystemExit: with status 2, instead of `Refused`. Any other error passes.
+    """
+    try:
+        yield
+    except Refused as refused:
+        print(f"mfgd: {refused}", file=sys.stderr)
+        raise SystemExit(2) from None
