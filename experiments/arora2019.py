@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between, loaded, over_steps
+from mfgd.palette import BLUE, VERMILLION
 from mfgd.tracking import Run
 
 SWEEPS = {
@@ -127,15 +128,17 @@ def figure(runs: pandas.DataFrame) -> Figure:
     middle.minorticks_off()
     left.set(ylabel="held-out error", title="The smaller the start, the better …")
     middle.set(ylabel="effective rank", title="… for the lower is the rank")
+    colours, dashes = {2.0: BLUE, 3.0: VERMILLION}, {2.0: "--", 3.0: "-"}
     for depth, same in group_runs(lambda run: run.config.depth, runs, "arora2019_depth3").items():
         for run in same:
             right.plot(
                 run.trajectory["step"],
                 run.trajectory["heldout_error"],
-                color=f"C{depth}",
+                color=colours[depth],
+                linestyle=dashes[depth],
                 linewidth=1.2,
             )
-        right.plot([], [], color=f"C{depth}", label=f"depth {depth:g}")
+        right.plot([], [], dashes[depth], color=colours[depth], label=f"depth {depth:g}")
     shown = run.config.problem
     right.set(yscale="log", ylabel="held-out error")
     right.set_title(f"{shown.observed} entries of {shown.n} × {shown.m}, rank {shown.rank}")
@@ -153,8 +156,8 @@ def draw_dots(axes: Axes, tracked: Mapping[float, Sequence[Run]], measure: str) 
             [alpha] * len(same),
             [last_value(run, measure) for run in same],
             "o",
-            color="C0",
+            color=BLUE,
             markersize=6,
             alpha=0.7,
         )
-    axes.plot([], [], "o", color="C0", label="measured, each start")
+    axes.plot([], [], "o", color=BLUE, label="measured, each start")

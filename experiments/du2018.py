@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between, loaded
 from mfgd.init import Init, normal
+from mfgd.palette import BLUE, mode_colours
 from mfgd.problem import Problem
 from mfgd.tracking import Run
 from mfgd.types import Factors, Positive
@@ -105,13 +106,14 @@ def figure(runs: pandas.DataFrame) -> Figure:
     canvas = Figure(figsize=(10, 3.9), layout="constrained", dpi=110)
     left, right = canvas.subplots(1, 2)
     tracked = by_rate(runs)
-    for i, (lr, run) in enumerate(tracked.items()):
+    looks = zip(tracked.items(), mode_colours(len(tracked)), "os^Dv", strict=False)
+    for (lr, run), colour, marker in looks:
         times, drifts = find_drifts(run)
         left.plot(
             times[1:],
             drifts[1:],
-            "o-",
-            color=f"C{i}",
+            f"{marker}-",
+            color=colour,
             markersize=3,
             linewidth=1,
             label=f"lr = {lr:g}",
@@ -121,7 +123,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left.set_title("‖CᵀC − FFᵀ‖, change relative to the start")
     rates = np.array(list(tracked))
     ends = [drift(run) for run in tracked.values()]
-    right.loglog(rates, ends, "o", color="C0", markersize=7, label="measured")
+    right.loglog(rates, ends, "o", color=BLUE, markersize=7, label="measured")
     right.loglog(
         list(PUBLISHED),
         list(PUBLISHED.values()),

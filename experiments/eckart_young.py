@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from experiments import THEORY, Claim, between, loaded, over_steps, step_at, within
 from mfgd.dense import AllEntries
 from mfgd.draws import orthonormal, stream
+from mfgd.palette import BLUE, GREEN, PURPLE, VERMILLION, mode_colours
 from mfgd.problem import Problem
 from mfgd.tracking import Run
 from mfgd.types import Count, Positive, Seed
@@ -103,7 +104,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left, middle, right = canvas.subplots(1, 3)
 
     colours, dashes = (
-        {1e-1: "tab:blue", 1e-3: "tab:orange", 1e-6: "tab:green"},
+        {1e-1: BLUE, 1e-3: VERMILLION, 1e-6: GREEN},
         {0.9: "-", 0.5: ":"},
     )
     for run in synthetic:
@@ -121,7 +122,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
         for name, same in _by_optimizer(optimizers).items()
     ]
     for (same, label), colour in zip(
-        [*series, (digits, "digits, rank 10, gd")], ("C4", "C3", "C9"), strict=False
+        [*series, (digits, "digits, rank 10, gd")], (PURPLE, BLUE, VERMILLION), strict=False
     ):
         for run in same:
             middle.plot(*_curve(run), color=colour, linewidth=0.7)
@@ -135,11 +136,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
         axes.legend(fontsize=7)
 
     run = digits[0]
-    for i, value in enumerate(np.linalg.svd(load_digits().data, compute_uv=False)[:8], 1):
+    largest = np.linalg.svd(load_digits().data, compute_uv=False)[:8]
+    for i, (value, colour) in enumerate(zip(largest, mode_colours(8), strict=True), 1):
         right.plot(
             run.trajectory["step"],
             run.trajectory[f"sigma.{i}"],
-            color=f"C{i - 1}",
+            color=colour,
             linewidth=1,
             label=f"$\\sigma_{i}$",
         )

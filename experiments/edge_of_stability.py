@@ -24,6 +24,7 @@ from torch import Tensor
 
 from experiments import THEORY, Claim, between, loaded, over_steps
 from mfgd.init import Init, normal, spectral
+from mfgd.palette import mode_colours
 from mfgd.problem import Problem
 from mfgd.types import Factors, Positive
 
@@ -85,13 +86,12 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left, right = canvas.subplots(1, 2)
     noisy = [run for run in loaded(runs) if run.config.init.scale > 1e-6]
     tracked = sorted(noisy, key=lambda run: run.config.lr)
-    for i, run in enumerate(tracked):
+    for run, colour in zip(tracked, mode_colours(len(tracked)), strict=True):
         label = f"lr σ₁ = {run.config.lr:g}"
         steps = run.trajectory["step"]
-        left.plot(steps, run.trajectory["loss"].clip(1e-35, 1e3), color=f"C{i}", label=label)
-        right.plot(
-            steps, run.trajectory["sharpness"] * run.config.lr / 2, color=f"C{i}", label=label
-        )
+        look = {"color": colour, "linestyle": "-" if run.config.lr < 1 else ":", "label": label}
+        left.plot(steps, run.trajectory["loss"].clip(1e-35, 1e3), **look)
+        right.plot(steps, run.trajectory["sharpness"] * run.config.lr / 2, **look)
     left.axhline(1e-20, **THEORY)
     right.axhline(1.0, **THEORY)
     left.set(yscale="log", ylabel="½‖D − CF‖²", title="Converges below lr σ₁ = 1 only")

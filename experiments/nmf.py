@@ -28,6 +28,7 @@ from torch import Tensor
 
 from experiments import THEORY, Claim, between, loaded, over_steps, within
 from mfgd.init import Init
+from mfgd.palette import BLUE
 from mfgd.problem import Problem, from_matrix
 from mfgd.tracking import Run
 from mfgd.types import Factors, Positive, Seed
@@ -115,7 +116,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
         axes.plot(
             steps,
             error,
-            color="tab:blue" if first else "0.75",
+            color=BLUE if first else "0.75",
             linewidth=1.6 if first else 0.8,
             label=label,
         )

@@ -16,6 +16,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from experiments import Claim, between, loaded, over_steps, within
+from mfgd.palette import BLUE
 
 SWEEPS = {"notebook": (), "notebook_step": ()}
 
@@ -94,12 +95,13 @@ def figure(runs: pandas.DataFrame) -> Figure:
         run.trajectory["step"],
         run.trajectory["loss"],
         "o",
-        color="tab:blue",
+        color=BLUE,
         fillstyle="none",
+        clip_on=False,
         markersize=9,
         label="measured",
     )
-    left.plot(list(LOSSES), list(LOSSES.values()), "kx", label="printed")
+    left.plot(list(LOSSES), list(LOSSES.values()), "kx", clip_on=False, label="printed")
     left.set(ylabel="‖D − CF‖²", yscale="log", title="The loss falls as printed")
     over_steps(left)
     left.legend()

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between, loaded, over_steps, within
 from mfgd.init import Init, identity
+from mfgd.palette import BLUE, GREEN, VERMILLION
 from mfgd.problem import Problem, from_matrix
 from mfgd.tracking import Run
 from mfgd.types import Factors, NonNegative, Positive
@@ -137,11 +138,11 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left, right = canvas.subplots(1, 2, width_ratios=(1.2, 1))
     found = ends(runs)
     starts = {
-        ("float32", 0.0): ("tab:blue", "o", "float32"),
-        ("float64", 0.0): ("tab:blue", "x", "float64"),
-        ("float32", ROUNDING["float32"]): ("tab:red", "o", "float32, C and Fᵀ apart by 1e-8"),
-        ("float64", ROUNDING["float32"]): ("tab:red", "x", "float64, C and Fᵀ apart by 1e-8"),
-        ("float64", ROUNDING["float64"]): ("tab:orange", "x", "float64, C and Fᵀ apart by 1e-16"),
+        ("float32", 0.0): (BLUE, "o", "float32"),
+        ("float64", 0.0): (BLUE, "x", "float64"),
+        ("float32", ROUNDING["float32"]): (VERMILLION, "o", "float32, C and Fᵀ apart by 1e-8"),
+        ("float64", ROUNDING["float32"]): (VERMILLION, "x", "float64, C and Fᵀ apart by 1e-8"),
+        ("float64", ROUNDING["float64"]): (GREEN, "x", "float64, C and Fᵀ apart by 1e-16"),
     }
     for (dtype, apart), (colour, marker, label) in starts.items():
         same = found[(found["dtype"] == dtype) & (found["apart"] == apart)]

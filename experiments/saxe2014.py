@@ -23,6 +23,7 @@ from torch import Generator
 
 from experiments import THEORY, Claim, between, loaded, within
 from mfgd.init import Init
+from mfgd.palette import BLUE, GREEN, PURPLE, VERMILLION
 from mfgd.problem import Problem
 from mfgd.tracking import Run
 from mfgd.types import Factors, Positive
@@ -106,14 +107,16 @@ def figure(runs: pandas.DataFrame) -> Figure:
     run = list(tracked.values())[-1]
     t, a0 = run.config.lr * run.trajectory["step"], run.config.init.a0
     fine = np.linspace(0, 11, 500)
-    for i, s in enumerate(run.config.problem.spectrum, 1):
+    colours, spectrum = (BLUE, VERMILLION, GREEN, PURPLE), run.config.problem.spectrum
+    looks = zip(spectrum, colours, "os^v", strict=True)
+    for i, (s, colour, marker) in enumerate(looks, 1):
         shown = t <= fine[-1]
         left.plot(
             t[shown],
             run.trajectory[f"mode.{i}"][shown],
-            "o",
+            marker,
             markersize=3.5,
-            color=f"C{i - 1}",
+            color=colour,
             label=f"s = {s:g}",
         )
         left.plot(fine, flow(fine, s, a0), **THEORY)
@@ -125,7 +128,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
     left.set_title(f"Each singular value along its sigmoid (lr = {run.config.lr:g})")
     rates = list(tracked)
     right.loglog(
-        rates, [deviation(run) for run in tracked.values()], "o", color="C0", label="measured"
+        rates, [deviation(run) for run in tracked.values()], "o", color=BLUE, label="measured"
     )
     right.plot(list(PUBLISHED), list(PUBLISHED.values()), "kx", markersize=9, label="published")
     line = np.array([min(rates) / 1.3, max(rates) * 1.3])

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import Claim, between, loaded, over_steps
+from mfgd.palette import BLUE, GREEN, VERMILLION
 
 SWEEPS = {"srebro": ()}
 
@@ -48,9 +49,8 @@ def figure(runs: pandas.DataFrame) -> Figure:
         tracked[0].config.loss.penalty,
     )
     along = np.linspace(0, target[0], 100)
-    for run, marker, colour in zip(
-        tracked, "sox", ("tab:orange", "tab:blue", "tab:green"), strict=True
-    ):
+    looks = zip("sox", (VERMILLION, BLUE, GREEN), ("-", "-.", ":"), strict=True)
+    for run, (marker, colour, dash) in zip(tracked, looks, strict=True):
         k = run.config.rank
         sigma = torch.linalg.svdvals(run.matrices["C"] @ run.matrices["F"]).numpy()[:k]
         left.plot(
@@ -63,7 +63,7 @@ def figure(runs: pandas.DataFrame) -> Figure:
             label=f"k = {k}",
         )
         nuclear = run.trajectory["nuclear_norm"]
-        right.plot(run.trajectory["step"], nuclear, color=colour, label=f"k = {k}")
+        right.plot(run.trajectory["step"], nuclear, dash, color=colour, label=f"k = {k}")
         right.axhline(
             np.maximum(target[:k] - penalty, 0).sum(), color="black", linestyle="--", linewidth=1
         )

@@ -33,6 +33,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import THEORY, Claim, between, loaded, step_at, within
+from mfgd.palette import mode_colours
 from mfgd.tracking import Run
 
 SWEEPS = {
@@ -44,7 +45,7 @@ METHODS = {"scaled_gd": "ScaledGD", "gd": "GD"}
 PUBLISHED = {"scaled_gd": {1: 76, 5: 75, 10: 77, 20: 78}, "gd": {1: 76, 5: 296, 10: 656}}
 """Method → κ → steps of the large completion; GD at κ = 20 takes more than 1000."""
 LINES, MARKERS = {"scaled_gd": "-", "gd": ":"}, {"scaled_gd": "o", "gd": "s"}
-COLOURS = {1.0: "C0", 5.0: "C1", 10.0: "C2", 20.0: "C3"}
+COLOURS = dict(zip((1.0, 5.0, 10.0, 20.0), mode_colours(4), strict=True))
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:

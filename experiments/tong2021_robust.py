@@ -30,6 +30,7 @@ from mfgd import init
 from mfgd.dense import AllEntries
 from mfgd.draws import orthonormal, stream, uniform_numbers
 from mfgd.init import Init
+from mfgd.palette import BLUE, SKY, VERMILLION
 from mfgd.problem import Problem
 from mfgd.tracking import Run
 from mfgd.types import Count, Factors, Positive, Seed, Share
@@ -187,13 +188,14 @@ def figure(runs: pandas.DataFrame) -> Figure:
     canvas = Figure(figsize=(10, 4), layout="constrained", dpi=110)
     panels = canvas.subplots(1, 2, sharey=True)
     titles = {"scaled": "Scaled subgradient method", "euclidean": "Plain subgradient method"}
-    colours: dict[float, str] = {1: "tab:green", 5: "tab:blue", 20: "tab:red"}
+    colours: dict[float, str] = {1: SKY, 5: BLUE, 20: VERMILLION}
+    dashes: dict[float, str] = {1: "-", 5: "--", 20: "-."}
     for axes, (metric, title) in zip(panels, titles.items(), strict=True):
         for kappa, same in _by_metric(runs, metric).items():
             for i, run in enumerate(same):
                 curve = run.trajectory["step"], run.trajectory["relative_error"]
                 label = f"κ = {kappa:g}" if i == 0 else None
-                axes.plot(*curve, color=colours[kappa], linewidth=1, alpha=0.8, label=label)
+                axes.plot(*curve, dashes[kappa], color=colours[kappa], linewidth=1, label=label)
             published = (REACHED[kappa], 1e-6) if metric == "scaled" else (3000, PLAIN[kappa])
             axes.plot(
                 *published,

@@ -25,7 +25,7 @@ OwnMeasure = Callable[[Problem, Factors], Tensor]
 """A user's own measure: (problem, factors) → one number a run, (*,), of any float type."""
 BUILT_IN = re.compile(
     "step|seconds|loss|relative_error|excess_loss|loss_gap|gradient_norm|balance|effective_rank"
-    "|nuclear_norm|heldout_error|factor_distance|sharpness|sharpness_limit|contraction|lr_absolute"
+    "|nuclear_norm|heldout_error|factor_distance|sharpness|sharpness_limit|contraction|lr_absolute|lr_limit"
     "|final_loss|final_relative_error|best_loss|steps_run|solve_seconds|steps_to_tolerance"
     r"|early_stop_step|early_stop_error|(sigma|mode|angle|half_time|theory|deviation)\..*"
 )

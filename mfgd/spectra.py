@@ -24,39 +24,50 @@ class Triplets(NamedTuple):
 
     @classmethod
     def from_factors(cls, factors: Factors) -> Triplets:
-        """The triplets of W₁…W_L, r = min(n, k, m), from two QR factorizations and a product."""
+        """The triplets of finite W₁…W_L, r = min(n, k, m), from two QR factorizations and a
+        product; NaN for a run whose product is not finite."""
         first, *inner, last = factors
         (Q, R), (P, S) = torch.linalg.qr(first), torch.linalg.qr(last.mT)
-        core = reduce(torch.matmul, (R, *inner)) @ S.mT
+        finite, (core,) = _replace_non_finite((reduce(torch.matmul, (R, *inner)) @ S.mT,))
         U, sigma, Vh = torch.linalg.svd(core, full_matrices=False)
-        return cls(Q @ U, sigma, P @ Vh.mT)
+        return cls(Q @ U, sigma, P @ Vh.mT).keep(finite)
+
+    def keep(self, known: Tensor) -> Triplets:
+        """NaN for the runs that are not known, (*, 1, 1)."""
+        U, sigma, V = self
+        return Triplets(
+            torch.where(known, U, torch.nan),
+            torch.where(known[..., 0], sigma, torch.nan),
+            torch.where(known, V, torch.nan),
+        )
 
 
 def singular_values(factors: Factors) -> Tensor:
     """The singular values of W₁…W_L, largest first, (*, min(n, k, m)).
 
-    They come from two QR factorizations and a k×k product. A run with factors that are not finite
-    has NaN, and leaves its neighbours alone.
+    They come from two QR factorizations and a k×k product. A run with factors or a product that are
+    not finite has NaN, and leaves its neighbours alone.
     """
     finite, (first, *inner, last) = _replace_non_finite(factors)
     core = reduce(torch.matmul, (torch.linalg.qr(first, mode="r").R, *inner))
-    sigma = torch.linalg.svdvals(core @ torch.linalg.qr(last.mT, mode="r").R.mT)
-    return torch.where(finite[..., 0], sigma, torch.nan)
+    core = core @ torch.linalg.qr(last.mT, mode="r").R.mT
+    # Finite factors may have a product beyond the largest number.
+    fits, (core,) = _replace_non_finite((core,))
+    return torch.where((finite & fits)[..., 0], torch.linalg.svdvals(core), torch.nan)
 
 
 def singular_triplets(factors: Factors) -> Triplets:
-    """The singular triplets of W₁…W_L; NaN for a run with factors that are not finite."""
+    """The singular triplets of W₁…W_L; NaN for a run with factors or a product that are not
+    finite."""
     finite, factors = _replace_non_finite(factors)
-    U, sigma, V = Triplets.from_factors(factors)
-    return Triplets(
-        torch.where(finite, U, torch.nan),
-        torch.where(finite[..., 0], sigma, torch.nan),
-        torch.where(finite, V, torch.nan),
-    )
+    return Triplets.from_factors(factors).keep(finite)
 
 
 def _replace_non_finite(factors: Factors) -> tuple[Tensor, Factors]:
-    """Which runs have finite factors, (*, 1, 1), and the factors, with 0 for the other runs."""
+    """Which runs have finite matrices, (*, 1, 1), and the matrices, with 0 for the other runs.
+
+    LAPACK must not see what is not finite: it raises, or MKL prints its complaint to stdout.
+    """
     finite = torch.stack([is_finite(W) for W in factors]).all(0)[..., None, None]
     return finite, tuple(torch.where(finite, W, 0) for W in factors)
 

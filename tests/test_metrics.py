@@ -142,6 +142,39 @@ def test_a_run_that_is_not_finite_has_nan_and_its_neighbours_their_values(depth,
     assert_array_equal(metrics.singular_values(broken)[1], np.full(3, np.nan))
 
 
+@DEPTHS
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e200])
+def test_lapack_sees_finite_matrices_only(depth, bad, monkeypatch):
+    """Else it raises, or MKL prints to stdout. Finite factors of 1e200 have an infinite product."""
+    seen = []
+
+    def watch(name):
+        function = getattr(torch.linalg, name)
+
+        def watched(X, *args, **keys):
+            seen.append(X.isfinite().all())
+            return function(X, *args, **keys)
+
+        monkeypatch.setattr(torch.linalg, name, watched)
+
+    for name in ("svd", "svdvals", "eigh", "eigvalsh"):
+        watch(name)
+    goal, whole = target()[0], factors((2,), depth)
+    broken = tuple(torch.stack([W[0], bad * W[1]]) for W in whole)
+    objective = Objective(problem("exact", (2,)), loss("squared"))
+    optimum = torch.full((2,), torch.nan, dtype=torch.float64)
+    good, found = (
+        metrics.measure(objective, state(objective, W), optimum, goal, full=True)
+        for W in (whole, broken)
+    )
+    assert len(seen) > 4
+    assert all(seen)
+    for name in good:
+        assert_array_equal(found[name][0], good[name][0], err_msg=name)
+    for name in ("sigma.1", "effective_rank", "angle.left"):
+        assert found[name][1].isnan()
+
+
 @pytest.mark.parametrize(
     ("sigma", "expected"),
     [

@@ -1,13 +1,17 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
-import pandas
 import pytest
 import torch
 from cases import SYNTHETIC, mask_of, solve
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from test_config import composed
 
-from mfgd import plots, problem
+from mfgd import heatmaps, plots, problem
 from mfgd.batch import load_problem
-from mfgd.sweep_plots import find_varied, overview
 
 MASKED = ("problem=synthetic", "problem.n=8", "problem.m=6", "problem.observed=0.5")
 
@@ -21,6 +25,7 @@ def solved():
 
 def test_curves_show_the_trajectory(solved):
     row, _ = solved
+    # The optimum is 0, so that the loss is its own excess.
     for axes, name in zip(plots.curves(row).axes, ("loss", "relative_error"), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), row.trajectory[name])
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), row.trajectory["step"])
@@ -30,15 +35,20 @@ def test_curves_show_the_trajectory(solved):
     np.testing.assert_array_equal(heldout.get_ydata(), row.trajectory["heldout_error"])
 
 
-def test_curves_show_the_optimum():
+def test_curves_show_the_optimum_and_the_excess():
     (row,) = solve([composed("problem=synthetic", "problem.noise=0.1", "steps=9")])
-    _, optimum = plots.curves(row).axes[0].lines
+    loss, _, excess = plots.curves(row).axes
+    measured, optimum = loss.lines
     assert optimum.get_label() == "theory"
     point = problem.synthetic(
         **SYNTHETIC | {"n": 100, "m": 80, "rank": 5, "condition": 1.0, "noise": 0.1}
     )
     sigma = np.linalg.svd(point.D.numpy(), compute_uv=False)
-    assert optimum.get_ydata()[0] == pytest.approx((sigma[2:] ** 2).sum(), rel=1e-12)
+    least = (sigma[2:] ** 2).sum()
+    assert optimum.get_ydata()[0] == pytest.approx(least, rel=1e-12)
+    np.testing.assert_allclose(
+        excess.lines[0].get_ydata(), measured.get_ydata() / least - 1, rtol=1e-9
+    )
 
 
 def test_spectrum_shows_measured_and_true_singular_values(solved):
@@ -74,18 +84,86 @@ def test_dynamics_draws_theory_over_measurements():
     )
 
 
-def test_heat_maps_leave_missing_entries_out(solved):
+def test_heat_maps_show_what_is_known_of_an_entry(solved):
     row, given = solved
-    images = [axes.images[0].get_array() for axes in plots.matrices(row, given).axes[:3]]
+    observed, estimate, residual, unseen = maps_of(plots.matrices(row, given))
     hidden = (mask_of(given) == 0).numpy()
-    np.testing.assert_array_equal(images[0].mask, hidden)
-    np.testing.assert_allclose(images[1], row.factors[0] @ row.factors[1])
-    np.testing.assert_array_equal(images[2].mask, hidden)
+    np.testing.assert_array_equal(observed.mask, hidden)
+    np.testing.assert_array_equal(residual.mask, hidden)
+    np.testing.assert_array_equal(unseen.mask, ~hidden)
+    product, truth = (row.factors[0] @ row.factors[1]).numpy(), given.truth.target.numpy()
+    largest = abs(truth[~hidden]).max()
+    np.testing.assert_allclose(estimate, product.clip(-largest, largest))
+    np.testing.assert_allclose(residual[~hidden], (product - truth)[~hidden])
+    np.testing.assert_allclose(unseen[hidden], (product - truth)[hidden])
+
+
+def test_heat_maps_of_an_unknown_truth_are_three(solved):
+    row, given = solved
+    assert len(maps_of(plots.matrices(row, replace(given, truth=None)))) == 3
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e150, np.inf])
+def test_scales_of_heat_maps(solved, factor):
+    row, _ = solved
+    D = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    off = torch.tensor([[-1.0, factor], [0.5 * factor, 0.0]], dtype=torch.float64)
+    ended = replace(row, factors=(D + off, torch.eye(2, dtype=D.dtype)))
+    figure = plots.matrices(ended, problem.from_matrix(D))
+    first, second, third = (axes.images[0] for axes in figure.axes[:3])
+    assert first.get_clim() == second.get_clim() == (1.0, 4.0)
+    assert first.get_cmap().name == "viridis"
+    bound = max(1.0, factor) if np.isfinite(factor) else 1.0
+    assert third.get_clim() == (-bound, bound)
+    signed = plots.matrices(ended, problem.from_matrix(D - 3))
+    first, second, third = (axes.images[0] for axes in signed.axes[:3])
+    assert first.get_clim() == second.get_clim() == (-2.0, 2.0)
+    assert {image.get_cmap().name for image in (first, second, third)} == {"RdBu_r"}
+
+
+@pytest.mark.parametrize("title", ["", "rank 4, lr 0.01", "rank 4, lr 0.01, init spectral, " * 5])
+def test_no_text_overlaps_or_is_cut(title):
+    point = composed(*MASKED, "problem.noise=0.1", "steps=50", "lr=0.1", "diagnostics=full")
+    (row,) = solve([point])
+    for name, figure in plots.figures(row, load_problem(point.problem), title).items():
+        figure.draw_without_rendering()
+        assert title.strip() in " ".join(figure.get_suptitle().split()), name
+        boxes = {text: text.get_window_extent() for text in texts_of(figure) if text.get_text()}
+        for text, box in boxes.items():
+            assert Bbox.union([figure.bbox, box]).bounds == figure.bbox.bounds, (name, text)
+        for (one, box), (other, space) in combinations(boxes.items(), 2):
+            assert not box.overlaps(space), (name, one, other)
+
+
+def texts_of(figure) -> Iterator[Text]:
+    """The titles and labels of a figure, without those in legends."""
+    yield from figure.texts
+    for axes in figure.axes:
+        yield from (child for child in axes.get_children() if isinstance(child, Text))
+        for k, axis in enumerate((axes.xaxis, axes.yaxis)):
+            low, high = sorted(axis.get_view_interval())
+            yield from (axis.label, axis.get_offset_text())
+            for label in axis.get_ticklabels():
+                if low <= label.get_position()[k] <= high:
+                    yield label
+
+
+def maps_of(figure) -> list:
+    """The matrices of a figure of heat maps."""
+    return [axes.images[0].get_array() for axes in figure.axes if axes.images]
+
+
+def test_pictures_of_signed_matrices_are_white_at_0():
+    D = torch.tensor([[-1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
+    picture = heatmaps.pictures(problem.from_matrix(D), (D, torch.eye(2, dtype=D.dtype)))["D_hat"]
+    assert picture[0, -1].min() > 240
+    assert picture[0, 0].argmax() == 2  # blue below 0
+    assert picture[-1, -1].argmax() == 0  # red above 0
 
 
 def test_pictures_keep_the_scale_of_D():
     D = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    pictures = plots.pictures(problem.from_matrix(D), (D, torch.eye(2, dtype=D.dtype)))
+    pictures = heatmaps.pictures(problem.from_matrix(D), (D, torch.eye(2, dtype=D.dtype)))
     assert pictures["D_hat"].shape == (256, 256, 3)
     low, high = pictures["D_hat"][0, 0], pictures["D_hat"][0, -1]
     assert (tuple(low), tuple(high)) == ((68, 1, 84), (253, 231, 36))  # the ends of viridis
@@ -95,48 +173,8 @@ def test_pictures_keep_the_scale_of_D():
 @pytest.mark.parametrize("shape", [(3, 4), (1797, 64), (64, 1797), (700, 900), (1, 1)])
 def test_pictures_of_any_shape(shape):
     D = torch.rand(shape, dtype=torch.float64)
-    picture = plots.pictures(
+    picture = heatmaps.pictures(
         problem.from_matrix(D), (torch.full_like(D, torch.nan), torch.eye(shape[1], dtype=D.dtype))
     )["D_hat"]
     assert max(picture.shape) <= 600
     assert (picture == 204).all()
-
-
-def frame(**columns) -> pandas.DataFrame:
-    return pandas.DataFrame({name.replace("__", "."): values for name, values in columns.items()})
-
-
-def test_overview_has_a_panel_for_each_setting():
-    lrs, losses = ["0.1", "0.01"] * 4, ["huber"] * 4 + ["squared"] * 4
-    runs = frame(params__lr=lrs, params__rank=["1", "1", "10", "10"] * 2, params__loss=losses)
-    runs["metrics.final_relative_error"] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, np.nan]
-    runs["tags.outcome"] = ["budget"] * 6 + ["converged", "diverged"]
-    huber, squared, *_ = overview(runs).axes
-    assert (huber.get_title(), squared.get_title()) == ("loss huber", "loss squared")
-    assert [label.get_text() for label in huber.get_xticklabels()] == ["0.01", "0.1"]
-    assert [label.get_text() for label in huber.get_yticklabels()] == ["1", "10"]
-    np.testing.assert_array_equal(huber.images[0].get_array(), [[0.2, 0.1], [0.4, 0.3]])
-    assert [text.get_text() for text in squared.texts] == ["0.6", "0.5", "×", "0.7"]
-
-
-@pytest.mark.parametrize(
-    "columns", [{}, {"params__lr": ["0.1", "0.2", "0.3"]}, {"params__seed": ["1", "2", "3"]}]
-)
-def test_overview_of_few_axes(columns):
-    runs = frame(run_id=["a", "b", "c"], **columns)
-    runs["tags.outcome"], runs["metrics.final_relative_error"] = "diverged", np.nan
-    assert len(overview(runs).axes) == 1
-    runs["tags.outcome"], runs["metrics.final_relative_error"] = "budget", [0.1, 0.2, 0.3]
-    assert len(overview(runs).axes) == 2
-
-
-def test_find_varied_leaves_out_params_that_follow_from_others():
-    runs = pandas.DataFrame(
-        {
-            "params.rank": ["1", "2", "1"],
-            "params.loss": ["huber", "squared", "huber"],
-            "params.seed": ["0", "0", "0"],
-        }
-        | {"params.loss.delta": ["1.0", None, "1.0"], "metrics.loss": [1.0, 2.0, 3.0]}
-    )
-    assert find_varied(runs) == ["rank", "loss"]

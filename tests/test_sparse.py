@@ -29,11 +29,11 @@ from mfgd import (
     Objective,
     Problem,
     draws,
+    heatmaps,
     init,
     lanczos,
     metrics,
     plan,
-    plots,
     problem,
     sparse,
     theory,
@@ -273,9 +273,9 @@ def test_pictures_are_means_over_cells():
 
 def test_cells_without_an_entry_are_grey():
     _, given = twins(observed=5)
-    D, _, residual = given.observation.picture(factors(n=N, m=M), plots.PIXELS)
+    D, _, residual = given.observation.picture(factors(n=N, m=M), heatmaps.PIXELS)
     assert np.isnan(D).sum() == np.isnan(residual).sum() == N * M - 5
-    assert (plots.pictures(given, factors(n=N, m=M))["residual"] == 204).all(-1).sum() > 0
+    assert (heatmaps.pictures(given, factors(n=N, m=M))["residual"] == 204).all(-1).sum() > 0
 
 
 LINE = (
