@@ -1,125 +1,185 @@
-"""The overview figure of a sweep."""
+"""How near the runs of a sweep came: the overview, and the final error against the rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+
+from mfgd import canvas
+from mfgd.columns import (
+    REPEATS,
+    choose_measure,
+    find_column,
+    find_swept,
+    is_lost,
+    outcomes,
+    settings,
+    short_name,
+)
+from mfgd.panels import WIDEST, Panels, Places
+from mfgd.spread import (
+    ROUNDING,
+    VALUE,
+    count_of,
+    describe_sweep,
+    excess_errors,
+    format_setting,
+    label_of,
+    tabulate,
+    values_of,
+)
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+ERROR = "metrics.final_relative_error"
 PANELS = 12
-"""How many settings the overview shows."""
-COLUMNS = 4
-"""How many panels stand side by side."""
-LARGEST = 18
-"""Inches of a side of the figure."""
-AXES = ("lr", "rank")
-"""The keys that are drawn across and down, if they vary."""
-WELL = "converged", "plateau", "budget"
-"""Outcomes without a ×."""
-REPEATS = ("seed", "problem.seed")
+"""How many settings of the keys that are neither x nor colour have a panel."""
 
 
-def overview(runs: pandas.DataFrame) -> Figure:
-    """Final relative error over learning rate and rank, or over two other keys that the sweep
-    varies, with a panel for each setting of the rest.
+def overview(runs: pandas.DataFrame, title: str = "") -> Figure:
+    """How near the runs came, over the learning rate or another key.
+
+    Dots are medians and bars quartiles over all that is not shown, such as seeds; × is the share
+    of runs that are lost. A line below names what is not drawn. Up is the excess over the optimum
+    if it is known, of the squared error if the runs have several losses.
 
     Args:
-        runs: the table of `mfgd.load_runs`. Repeats of a setting, such as seeds, are reduced to
-            their median; × marks a setting of which a run diverged, was undefined or failed.
+        runs: the table of `mfgd.load_runs`, without sweeps' own runs.
+        title: what the sweep is called.
     """
-    frame, (x, y, *rest) = _arrange(runs)
-    norm = None
-    if frame["error"].notna().any():
-        norm = LogNorm(frame["error"].min(), frame["error"].max() * 1.001)
-    across, down = (sorted(frame[name].unique(), key=_by_size) for name in (x, y))
+    column = choose_measure(runs)
+    if column == ERROR and column in runs:
+        excess = excess_errors(runs)
+        if excess[~is_lost(runs)].notna().any() and excess[~is_lost(runs)].notna().all():
+            column = "metrics.excess_error"
+            runs = runs.assign(**{column: excess})
+    return _draw_sweep(runs, column, _arrange(runs), title)
 
-    panels: list[Any] = [((), frame)]
-    columns = 1
-    if rest:
-        panels = list(frame.groupby(rest))[:PANELS]
-        columns = min(len(panels), frame[rest[-1]].nunique(), COLUMNS)
-    lines = -(-len(panels) // columns)
-    width = 1.5 + columns * (0.9 + 0.55 * len(across))
-    height = 0.3 + lines * (0.9 + 0.4 * len(down))
-    size = min(width, LARGEST), min(height, LARGEST)
-    figure = Figure(figsize=size, layout="constrained", dpi=120)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    image: Any = None
-    for axes, (setting, part) in zip(grid, panels, strict=False):
-        cells = part.groupby([y, x])[["error", "well"]].agg({"error": "median", "well": "min"})
-        errors = cells["error"].unstack().reindex(index=down, columns=across)
-        well = cells["well"].unstack().reindex(index=down, columns=across)
-        image = axes.imshow(errors, norm=norm, cmap="viridis_r", aspect="auto")
-        _write_cells(axes, errors, well)
-        axes.set_xticks(range(len(across)), across, fontsize=7)
-        axes.set_yticks(range(len(down)), down, fontsize=7)
-        title = [f"{name} {value}" for name, value in zip(rest, setting, strict=True)]
-        axes.set_title(", ".join(title), fontsize=8)
-        axes.set(xlabel=x.strip(), ylabel=y.strip())
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    if norm is not None:
-        label = "final relative error (× diverged or undefined)"
-        figure.colorbar(image, ax=list(grid[: len(panels)]), label=label)
+
+def floor(runs: pandas.DataFrame) -> Figure:
+    """Final relative error against the rank, and the least error of a matrix of that rank (Eckart,
+    Young 1936), if it is known.
+
+    Args:
+        runs: as for `overview`.
+
+    Raises:
+        Refused: the runs have no rank.
+    """
+    find_column(runs, "rank", ("params",))
+    swept = [key for key in find_swept(runs) if key != "rank"]
+    keys = [key for key in swept if key not in REPEATS]
+    colour = [*_list_words(runs, keys), *keys, ""][0]
+    layout = Places("rank", colour, pooled=[key for key in swept if key != colour])
+    return _draw_sweep(runs, ERROR, layout, "Final error against the rank")
+
+
+def _arrange(runs: pandas.DataFrame) -> Places:
+    """Gives each swept key a place: across is lr, else the number with the most values; words are
+    colours; the rest are panels while these are few."""
+    swept = find_swept(runs)
+    keys = [key for key in swept if key not in REPEATS] or swept
+    words = _list_words(runs, keys)
+    numbers = sorted(
+        (key for key in keys if key not in words),
+        key=lambda key: (key != "lr", -settings(runs, key).nunique()),
+    )
+    x = [*numbers, *words, " "][0]
+    colour = next(key for key in [*words, *keys, ""] if key != x)
+    left = [key for key in keys if key not in (x, colour)]
+    facets = left[:1]
+    for key in left[1:]:
+        if runs.groupby([settings(runs, name) for name in (*facets, key)]).ngroups <= PANELS:
+            facets.append(key)
+    shown = (x, colour, *facets)
+    # The last one is across: of those that fit side by side the one with the most values.
+    facets.sort(key=lambda key: (n := settings(runs, key).nunique()) * (n <= WIDEST))
+    return Places(x, colour, facets, [key for key in swept if key not in shown])
+
+
+def _list_words(runs: pandas.DataFrame, keys: Sequence[str]) -> list[str]:
+    """The keys whose values are words, those with the most values first."""
+    words = [key for key in keys if settings(runs, key).dtype != float]
+    return sorted(words, key=lambda key: -settings(runs, key).nunique())
+
+
+def _draw_sweep(runs: pandas.DataFrame, column: str, layout: Places, title: str) -> Figure:
+    table = tabulate(runs, column, (layout.x, layout.colour, *layout.facets))
+    kept, left_out = _leave_out(runs, table, layout)
+    panels = Panels(kept, layout)
+    figure = panels.draw(label_of(short_name(column)))
+    notes = [
+        left_out,
+        _say_pooled(panels),
+        "" if panels.has_bars else "quartiles are not drawn",
+        ""
+        if len(panels.colours) <= canvas.NAMES
+        else f"the legend names some values of {layout.colour}",
+        _say_rounding(kept),
+        _say_floor(panels) if layout.x == "rank" and column == ERROR else "",
+        _say_unfinished(runs),
+    ]
+    said = describe_sweep(runs)
+    canvas.finish(figure, f"{title}: {said}" if title else said, notes, panels.legend)
     return figure
 
 
-def _arrange(runs: pandas.DataFrame) -> tuple[pandas.DataFrame, Sequence[str]]:
-    """The runs' keys, `error` and `well` (1 if a run's outcome is in `WELL`), and the names of
-    the keys: across, down, and the rest in the order of their number of values."""
-    import pandas
-
-    varied = [name for name in find_varied(runs) if name not in REPEATS]
-    first = [name for name in AXES if name in varied]
-    names = first + sorted(set(varied) - set(first))
-    columns = {name: runs[f"params.{name}"].fillna("–") for name in names}
-    frame = pandas.DataFrame(columns, index=runs.index)
-    while len(names) < 2:
-        names.append(" " * len(names))  # an axis without a name, unlike the other axis
-        frame[names[-1]] = ""
-    frame["well"] = runs["tags.outcome"].isin(WELL).astype(float)
-    unknown = pandas.Series(np.nan, index=runs.index)
-    error = runs.get("metrics.final_relative_error", unknown)
-    frame["error"] = error.where((frame["well"] == 1) & (error > 0) & np.isfinite(error))
-    rest = sorted(names[2:], key=lambda name: frame[name].nunique())
-    return frame, names[:2] + rest
-
-
-def _write_cells(axes: Axes, errors: pandas.DataFrame, well: pandas.DataFrame) -> None:
-    """Writes the number, and ×, into each cell of a panel."""
-    box = {"fc": "1", "ec": "none", "alpha": 0.6}
-    axes.set_facecolor("0.9")
-    for (i, j), value in np.ndenumerate(errors):
-        text = "" if np.isnan(value) else f"{value:.2g}"
-        if well.iloc[i, j] == 0:
-            text += "×"
-        axes.text(j, i, text, ha="center", va="center", fontsize=7, bbox=box)
+def _leave_out(
+    runs: pandas.DataFrame, table: pandas.DataFrame, layout: Places
+) -> tuple[pandas.DataFrame, str]:
+    """The runs that have a panel, and a sentence about the others."""
+    if not layout.facets:
+        return table, ""
+    key = layout.facets[0]
+    values = values_of(table[key])
+    if len(values) <= PANELS:
+        return table, ""
+    places = np.linspace(0, len(values) - 1, PANELS).round().astype(int)
+    kept = [values[i] for i in places]
+    is_kept = table[key].isin(kept)
+    keys = [name for name in find_swept(runs) if name not in REPEATS]
+    setting = runs.groupby([settings(runs, name) for name in keys]).ngroup()
+    total, shown = setting.nunique(), setting[is_kept].nunique()
+    missing = [format_setting(value) for value in values if value not in kept]
+    named = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
+    said = f"{total - shown:,} of {count_of(total, 'setting')} are not drawn: {key} {named}"
+    return table[is_kept], said
 
 
-def find_varied(runs: pandas.DataFrame) -> list[str]:
-    """The params that take several values.
-
-    A param that only some runs have, with one value, follows from another param, and so does what
-    is known of the data.
-    """
-    params = [
-        name
-        for name in runs.columns
-        if name.startswith("params.") and not name.startswith("params.data.")
-    ]
-    return [name.removeprefix("params.") for name in params if runs[name].nunique() > 1]
+def _say_pooled(panels: Panels) -> str:
+    """What medians are over, and how many runs a dot is of."""
+    least, most = panels.together["n"].min(), panels.together["n"].max()
+    if not np.isfinite(panels.together["median"]).any():
+        return ""
+    if most == 1:
+        return "one run a dot"
+    size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    over = f" over {', '.join(panels.layout.pooled)}" if panels.layout.pooled else ""
+    return f"medians and quartiles{over}, {size} runs a dot"
 
 
-def _by_size(text: str) -> tuple[int, float, str]:
-    """Sorts numbers by size, before words."""
-    try:
-        return 0, float(text), text
-    except ValueError:
-        return 1, 0.0, text
+def _say_rounding(table: pandas.DataFrame) -> str:
+    small = (table[VALUE] == ROUNDING).any()
+    return f"values up to {ROUNDING:g} are drawn at {ROUNDING:g}" if small else ""
+
+
+def _say_floor(panels: Panels) -> str:
+    """At which ranks the least error is 0, or unknown."""
+    floors = panels.together.groupby(panels.layout.x)["floor"].median()
+    said = []
+    for state, which in (("is 0", floors == 0), ("is not known", floors.isna())):
+        if which.all():
+            said.append(f"the least error {state}")
+        elif which.any():
+            ranks = ", ".join(format_setting(rank) for rank in floors.index[which])
+            said.append(f"the least error {state} at rank {ranks}")
+    return "; ".join(said)
+
+
+def _say_unfinished(runs: pandas.DataFrame) -> str:
+    n = int((outcomes(runs) == "unfinished").sum())
+    return f"{count_of(n, 'run')} without an outcome" if n else ""
