@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM, launch
 from filelock import FileLock
 
 from mfgd import __main__, component
@@ -107,3 +108,13 @@ def store(demo, monkeypatch) -> str:
     """The tracking URI of the demo, from inside its folder."""
     monkeypatch.chdir(demo)
     return f"sqlite:///{demo / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Headless Chromium, driven by Playwright; the test is skipped where one of them is missing."""
+    pytest.importorskip("playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with launch() as chromium:
+        yield chromium
