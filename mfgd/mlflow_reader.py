@@ -5,18 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfgd import mlflow_experiment
-from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, Run, read_run
+from mfgd.columns import table_line
 from mfgd.database import find_file, first_line
+from mfgd.errors import Refused
 from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect, describe
 from mfgd.mlflow_experiment import ROOT, local_folder
-from mfgd.tracked import table_line
-from mfgd.types import Refused
 
 if TYPE_CHECKING:
     import pandas
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+    from mfgd.artifacts import Run
 
 PAGE = 1000
 """Runs that MLflow is asked for at once."""
@@ -35,11 +38,13 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
     """
     from mlflow.exceptions import MlflowException
 
+    from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, read_run  # they import torch
+
     reader = connect(uri)
     with tempfile.TemporaryDirectory(prefix="mfgd-") as scratch:
         try:
             # A local folder is read ten times as fast as MLflow hands its files over.
-            folder = _find_artifacts(reader.get_run(run_id).info.artifact_uri, choose_uri(uri))
+            folder = find_artifacts(reader.get_run(run_id).info.artifact_uri, choose_uri(uri))
             for name in (CONFIG, TRAJECTORY, MATRICES):
                 if folder is None:
                     reader.download_artifacts(run_id, name, scratch)
@@ -50,7 +55,7 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
         return read_run(folder or Path(scratch))
 
 
-def _find_artifacts(artifact_uri: str, uri: str) -> Path | None:
+def find_artifacts(artifact_uri: str, uri: str) -> Path | None:
     """The folder of a run's artifacts: the folder that the run names, or its place beside the
     database if both were moved together; None if the artifacts are not on this machine."""
     folder = local_folder(artifact_uri)
@@ -80,25 +85,41 @@ def load_runs(
         Refused: there is no such experiment, or nothing is tracked at this URI.
     """
     reader = connect(uri)
-    experiment = mlflow_experiment.choose(reader, experiment)
-    known = reader.get_experiment_by_name(experiment)
+    experiment_id = find_experiment(reader, mlflow_experiment.choose(reader, experiment))
+    return table_of(search(reader, [experiment_id], children_of(parent) if parent else ""))
+
+
+def find_experiment(reader: MlflowClient, name: str) -> str:
+    """The id of an experiment.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = reader.get_experiment_by_name(name)
     if known is None:
         names = ", ".join(sorted(other.name for other in reader.search_experiments()))
-        raise Refused(
-            f"experiment {experiment}: none of that name is tracked here; allowed are {names}"
-        )
-    wanted = children_of(parent) if parent else ""
-    found: list[Any] = []
-    ids, token = [known.experiment_id], None
+        raise Refused(f"experiment {name}: none of that name is tracked here; allowed are {names}")
+    return known.experiment_id
+
+
+def search(
+    reader: MlflowClient, experiment_ids: Sequence[str], condition: str, *, deleted: bool = False
+) -> list[MlflowRun]:
+    """All runs that fulfil a condition in MLflow's words, newest first."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    found: list[MlflowRun] = []
+    token = None
     while True:
-        page = reader.search_runs(ids, wanted, max_results=PAGE, page_token=token)
+        page = reader.search_runs(list(experiment_ids), condition, view, PAGE, page_token=token)
         found += page
         token = page.token
         if not token:
-            return table_of(found)
+            return found
 
 
-def table_of(runs: Sequence[Any]) -> pandas.DataFrame:
+def table_of(runs: Sequence[MlflowRun]) -> pandas.DataFrame:
     """The table of MLflow's runs, one a line."""
     import pandas
 
