@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import compare, config, plan, refusals
+from mfgd import compare, config, naming, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job
 from mfgd.descent import Outcome
@@ -52,6 +52,11 @@ class Session:
         self.tracking: config.Component | None = None
         self.finished: list[Finished] = []
         self.unfinished: list[config.Point] = []
+        self.solved: dict[str, config.Point] = {}
+        """The points of the runs that are written, by id."""
+        self.whole = False
+        """Whether a sweep comes as a whole, so that its runs can be labelled as they are written.
+        Hydra may send it in parts."""
         self.read: set[str] = set()
         """What was read from files, as printed."""
 
@@ -76,11 +81,17 @@ class Session:
     def _run(self, jobs: Iterable[Job], *, multirun: bool) -> list[float | RunFailed]:
         """Solves and tracks jobs; what each gave, in their order."""
         with refusals.exit_on_refusal():
-            points = [config.read(*job, self._find_flags(job)) for job in jobs]
+            points, whole = [], False
+            for content, node in jobs:
+                points.append(config.read(content, node, self._find_flags(node)))
+                whole = whole or (len(points) > 1 and _sends_all_at_once(node))
+            self.whole = whole
             with chdir(self.folder):
                 tracker = self._make_tracker(points)
             if len(points) > 1:
                 forget_job()
+            if self.whole:
+                points = naming.label_points(points)
             workers = 1
             if tracker.shared:
                 workers = points[0].workers or cores()
@@ -93,10 +104,10 @@ class Session:
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
 
-    def _find_flags(self, job: Job) -> tuple[str, ...]:
+    def _find_flags(self, node: DictConfig) -> tuple[str, ...]:
         """The flags of the shell line, which all jobs share."""
         if self.flags is None:
-            self.flags = config.find_flags(job[1])
+            self.flags = config.find_flags(node)
         return self.flags
 
     def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
@@ -138,6 +149,7 @@ class Session:
             def report(finished: Finished) -> None:
                 results[finished.position] = finished.result
                 self.finished.append(finished)
+                self.solved[finished.run_id] = points[finished.position]
                 progress.update()
 
             try:
@@ -163,8 +175,12 @@ class Session:
             return
         if status is None:
             status = "FAILED" if self.failures else "FINISHED"
-        run_ids = [finished.run_id for finished in self.finished]
-        runs = tracker.finish(status, run_ids, self.unfinished)
+        written = {finished.run_id: finished.written for finished in self.finished}
+        if tracker.parent and not self.whole and len(written) > 1:
+            labelled = naming.label_points([*self.solved.values()])
+            for run_id, point in zip(written, labelled, strict=True):
+                written[run_id] = written[run_id]._replace(label=point.label)
+        runs = tracker.finish(status, written, self.unfinished)
         if len(runs):
             print(compare.table(compare.best(runs)))
             undefined = int((runs["tags.outcome"] == Outcome.UNDEFINED.label).sum())
@@ -178,6 +194,12 @@ class Session:
             count = len(self.unfinished)
             print(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
         print(tracker.location())
+
+
+def _sends_all_at_once(node: DictConfig) -> bool:
+    """Whether the sweeper of this hydra node launches all of its jobs at once."""
+    sweeper = node.sweeper
+    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
 
 
 def _announce(points: Sequence[config.Point]) -> None:

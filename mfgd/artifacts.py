@@ -90,13 +90,16 @@ def draw_own_figures(point: Point, row: Row, problem: Problem) -> dict[str, byte
     return drawn
 
 
-def write_figures(folder: Path, row: Row, problem: Problem, own: dict[str, bytes]) -> None:
+def write_figures(
+    folder: Path, point: Point, row: Row, problem: Problem, own: dict[str, bytes]
+) -> None:
     """Draws a run into figures/, beside the figures that the user's functions drew."""
     from mfgd import plots
 
     place = folder / "figures"
     place.mkdir(exist_ok=True)
-    for name, figure in plots.figures(row, problem).items():
+    title = point.label.title if point.label else ""
+    for name, figure in plots.figures(row, problem, title).items():
         figure.savefig(place / f"{name}.png")
     for name, content in own.items():
         (place / f"{name}.png").write_bytes(content)

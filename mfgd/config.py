@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, MinLen
@@ -24,6 +24,9 @@ from mfgd.component import GROUPS as GROUPS
 from mfgd.component import MAPS, share_component, share_components
 from mfgd.component import Component as Component
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed
+
+if TYPE_CHECKING:
+    from mfgd.naming import Label
 
 
 class Scalars(BaseModel):
@@ -82,6 +85,8 @@ class Point:
     """What the shell line says of this run."""
     flags: tuple[str, ...]
     """The flags of the shell line that say where the config is."""
+    label: Label | None = field(default=None, compare=False)
+    """How the run is shown within its sweep; None of a single run."""
 
     @property
     def resolved(self) -> schema.Values:

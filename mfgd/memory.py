@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from mfgd.columns import table_line
 from mfgd.config import Point
 from mfgd.record import Row
 from mfgd.target import Problem
-from mfgd.tracked import find_commit, format_params, last_values, run_tags, table_line
+from mfgd.tracked import Written, find_commit, format_params, last_values, run_tags
 
 if TYPE_CHECKING:
     import pandas
@@ -40,19 +41,25 @@ class MemoryTracker:
         run_id, status, metrics = uuid4().hex, "FAILED", {}
         if isinstance(result, Row):
             status, metrics = "FINISHED", last_values(result, point.tolerance)
+            if point.label is not None:
+                metrics = point.label.numbers | metrics
         params, tags = format_params(point, problem), self.tags | run_tags(point, result)
         self._lines.append(table_line(run_id, status, self.parent, params, metrics, tags))
         self.runs.append((point, result))
         return run_id
 
     def finish(
-        self, status: str, run_ids: Sequence[str], unfinished: Sequence[Point]
+        self, status: str, written: Mapping[str, Written], unfinished: Sequence[Point]
     ) -> pandas.DataFrame:
         import pandas
 
         errors = [result for _, result in self.runs if isinstance(result, Exception)]
         if errors:
             traceback.print_exception(errors[0])
+        for line in self._lines:
+            label = written[line["run_id"]].label if line["run_id"] in written else None
+            for key, value in label.numbers.items() if label else ():
+                line.setdefault(f"metrics.{key}", value)
         return pandas.DataFrame(self._lines[::-1])
 
     def location(self) -> str:

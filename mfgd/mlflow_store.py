@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import math
 import os
 import shlex
@@ -15,13 +14,23 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfgd import artifacts, mlflow_client, mlflow_experiment
+from mfgd import artifacts, mlflow_client, mlflow_experiment, mlflow_view, sweep_summary
 from mfgd.config import Point
+from mfgd.mlflow_dataset import describe_problem
 from mfgd.mlflow_reader import load_runs, table_of
-from mfgd.reading import Source
 from mfgd.record import Row
 from mfgd.target import Problem
-from mfgd.tracked import MetricPoint, find_commit, format_params, name_run, run_tags, select_points
+from mfgd.tracked import (
+    MetricPoint,
+    Written,
+    find_commit,
+    format_params,
+    mark_name,
+    mirror_numbers,
+    name_run,
+    run_tags,
+    select_points,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
 
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
-NAME_LENGTH = 250
 MODULES = ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet"]
 """The imports of a process that writes."""
 
@@ -53,7 +61,10 @@ class MlflowTracker:
         self.above: str | None = None
         """Id of the run inside which the shell line is run, MLFLOW_RUN_ID."""
         self.expected = 0
-        self.logged: set[tuple[str, Source]] = set()
+        self.logged: set[tuple[str, str]] = set()
+        self.line = self.name = ""
+        self.view = ""
+        """The query of an address that opens the saved view; empty if there is none."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
@@ -80,9 +91,10 @@ class MlflowTracker:
         if self.above:
             self.tags[mlflow_client.PARENT_TAG] = self.above
         if sweep is not None:
-            tags = self.tags | {"overrides": shlex.join(sweep)}
-            name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            self.line = shlex.join(sweep)
+            self.name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            tags = self.tags | {"overrides": self.line}
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name)
             self.parent = run.info.run_id
 
     def expect(self, runs: int) -> None:
@@ -100,17 +112,19 @@ class MlflowTracker:
             own = artifacts.draw_own_figures(point, row, problem)
         with self._new_run(point, row, float(row.trajectory["seconds"][-1])) as info:
             most = self.points // max(self.expected, 1)
-            points = select_points(row, point.tolerance, info.start_time, most)
+            points = [*select_points(row, point.tolerance, info.start_time, most)]
+            points += mirror_numbers(point, points, info.start_time)
             self._log(info.run_id, format_params(point, problem), points)
-            if problem.source is not None:
-                self._log_source(
-                    info.run_id if drawn else self.parent or info.run_id, problem.source
-                )
+            if self.parent:
+                self._log_data(self.parent, point, problem)
+            # In a large sweep a dataset would take a third of the time that a run takes.
+            if problem.source is not None and (drawn or not self.parent):
+                self._log_data(info.run_id, point, problem)
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_row(folder, row, problem)
                 if drawn:
-                    artifacts.write_figures(folder, row, problem, own)
+                    artifacts.write_figures(folder, point, row, problem, own)
             if drawn:
                 self._log_images(info, row, problem)
         return info.run_id
@@ -130,7 +144,9 @@ class MlflowTracker:
         tags = self.tags | run_tags(point, result)
         if self.parent:
             tags[mlflow_client.PARENT_TAG] = self.parent
-        name = name_run(point)[:NAME_LENGTH]
+        if point.label is not None:
+            tags["mlflow.runColor"] = point.label.colour
+        name = name_run(point, result)
         create = partial(self.client.create_run, self.experiment_id, start, tags, name)
         info = mlflow_client.retry_collisions(create).info
         status = "FAILED"
@@ -153,27 +169,15 @@ class MlflowTracker:
             mlflow_client.retry_collisions(partial(self.client.log_batch, run_id, *lot))
             params, metrics = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:]
 
-    def _log_source(self, run_id: str, source: Source) -> None:
-        """Logs the file of a problem as MLflow's dataset, with the digest of the matrix in it.
+    def _log_data(self, run_id: str, point: Point, problem: Problem) -> None:
+        """Logs what is factored as MLflow's dataset, once a run."""
+        from mlflow.entities import DatasetInput, InputTag
 
-        In a large sweep the dataset is with the sweep's own run alone: it would take a third of the
-        time that a run takes.
-        """
-        if (run_id, source) in self.logged:
-            return
-        self.logged.add((run_id, source))
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        path = Path(source.path).expanduser()
-        dataset = Dataset(
-            name=path.name,
-            digest=source.digest,
-            source_type="local",
-            source=json.dumps({"uri": str(path.absolute())}),
-            profile=json.dumps({"read": source.summary}, ensure_ascii=False),
-        )
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "factored")])]
-        mlflow_client.retry_collisions(partial(self.client.log_inputs, run_id, inputs))
+        dataset = describe_problem(point, problem)
+        if (run_id, dataset.digest) not in self.logged:
+            self.logged.add((run_id, dataset.digest))
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "factored")])]
+            mlflow_client.retry_collisions(partial(self.client.log_inputs, run_id, inputs))
 
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:
@@ -187,22 +191,23 @@ class MlflowTracker:
             self.client.log_artifacts(info.run_id, scratch)
 
     def _log_images(self, info: Any, row: Row, problem: Problem) -> None:
-        from mfgd import plots
+        from mfgd.heatmaps import pictures
 
         for step, factors in row.snapshots:
             at = {"step": step, "timestamp": info.start_time}
-            for name, picture in plots.pictures(problem, factors).items():
+            for name, picture in pictures(problem, factors).items():
                 self.client.log_image(info.run_id, picture, key=name, synchronous=True, **at)
 
     def finish(
-        self, status: str, run_ids: Sequence[str], unfinished: Sequence[Point]
+        self, status: str, written: Mapping[str, Written], unfinished: Sequence[Point]
     ) -> pandas.DataFrame:
         if self.parent is None:
-            return table_of([self.client.get_run(run_id) for run_id in run_ids])
+            return table_of([self.client.get_run(run_id) for run_id in written])
         try:
             self._kill_unended_children(self.parent)
+            self._label(written)
             runs = load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
-            self._summarize(self.parent, runs, unfinished)
+            self._summarize(self.parent, runs, sweep_summary.join_curves(written), unfinished)
         finally:
             self.client.set_terminated(self.parent, status)
         return runs
@@ -213,26 +218,63 @@ class MlflowTracker:
         for run in self.client.search_runs([self.experiment_id], running):
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _summarize(self, parent: str, runs: pandas.DataFrame, unfinished: Sequence[Point]) -> None:
-        from mfgd.sweep_plots import overview
+    def _label(self, written: Mapping[str, Written]) -> None:
+        """Shows the runs of a sweep that came in parts as runs of one sweep."""
+        for run_id, (outcome, _, label) in written.items():
+            if label is not None:
+                self.client.update_run(run_id, name=mark_name(label.name, outcome))
+                self.client.set_tag(run_id, "mlflow.runColor", label.colour)
+                now = int(1000 * time.time())
+                numbers = [MetricPoint(key, value, now, 0) for key, value in label.numbers.items()]
+                self._log(run_id, {}, numbers)
 
-        counts = {}
+    def _summarize(
+        self,
+        parent: str,
+        runs: pandas.DataFrame,
+        curves: pandas.DataFrame,
+        unfinished: Sequence[Point],
+    ) -> None:
+        """Writes what the sweep's own run keeps, and the view that opens on it."""
         with self._artifacts(self.client.get_run(parent).info) as folder:
             if len(runs):
-                counts = dict(runs["tags.outcome"].value_counts())
-                runs.to_csv(folder / "summary.csv", index=False)
-                (folder / "figures").mkdir()
-                overview(runs).savefig(folder / "figures" / "overview.png")
+                line = f"mfgd {self.line}"
+                sweep_summary.write_files(folder, runs, curves, self.name, line)
             if unfinished:
-                counts["unfinished"] = len(unfinished)
-                lines = [shlex.join(point.arguments) + "\n" for point in unfinished]
-                (folder / "unfinished.txt").write_text("".join(lines), encoding="utf-8")
+                sweep_summary.write_unfinished(folder, unfinished)
+        counts = dict(runs["tags.outcome"].value_counts()) if len(runs) else {}
+        if unfinished:
+            counts["unfinished"] = len(unfinished)
         for outcome, count in counts.items():
             self.client.log_metric(parent, f"runs.{outcome}", count)
+        if len(runs):
+            self._log(parent, sweep_summary.swept_params(runs), [])
+            self._save_view(parent, runs)
+            page = f"#/experiments/{self.experiment_id}/runs"
+            links = {
+                "charts of this sweep": f"{page}?{self.view}",
+                "compare.html": f"{page}/{parent}/artifacts/{sweep_summary.PAGE}",
+            }
+            note = sweep_summary.write_description(
+                runs, f"mfgd {self.line}", links, len(unfinished)
+            )
+            self.client.set_tag(parent, "mlflow.note.content", note)
+
+    def _save_view(self, parent: str, runs: pandas.DataFrame) -> None:
+        """Saves the view of the sweep; without one the UI opens on its plain table."""
+        from mlflow.exceptions import MlflowException
+
+        drawn = self.expected <= self.figures
+        tag, value = mlflow_view.view_tag(runs, parent, self.name, drawn)
+        with suppress(MlflowException):  # its layout is MLflow's own, and may be refused one day
+            self.client.set_experiment_tag(self.experiment_id, tag, value)
+            self.view = mlflow_view.query(parent)
 
     def location(self) -> str:
         # The table of runs is not the page that the UI opens by itself.
         page = f"#/experiments/{self.experiment_id}/runs"
+        if self.view:
+            page += f"?{self.view}"
         address = mlflow_client.hide_password(self.given)
         if address.startswith("http"):
             where = f"{address.rstrip('/')}/{page}"

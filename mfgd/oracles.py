@@ -271,15 +271,18 @@ ORACLES: dict[str, Oracle] = {
 
 
 def judge(setting: Setting, row: Row) -> None:
-    """Adds what theory says of a run to its row: curves beside the measures, verdicts as tags.
+    """Adds what theory says of a run to its row: curves beside the measures, verdicts as tags, and
+    the limit of stability.
 
     Nothing agrees with a loss that no arithmetic can give.
     """
     impossible = setting.is_impossible(row)
+    limit = rate_limit(setting.problem, setting.loss, len(setting.start))
+    if setting.is_gradient_descent and limit > 0:
+        row.values["lr_limit"] = limit
     for name, oracle in ORACLES.items():
         answer = oracle(setting, row)
         if answer is None:
-            row.tags[f"oracle.{name}"] = "not applicable"
             continue
         row.tags[f"oracle.{name}"] = "deviates" if impossible else answer.verdict
         if math.isfinite(answer.deviation):

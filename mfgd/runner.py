@@ -27,6 +27,7 @@ from mfgd.config import Point
 from mfgd.internals import stop_forkserver
 from mfgd.mlflow_store import MODULES
 from mfgd.record import Row
+from mfgd.tracked import Written, outcome_of, thin_curves
 from mfgd.tracking import Tracker
 
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
@@ -45,6 +46,7 @@ class Finished(NamedTuple):
     run_id: str
     result: float | RunFailed
     """The final loss, or the error of a run that raised."""
+    written: Written
 
 
 Report = Callable[[Finished], None]
@@ -67,12 +69,15 @@ def _write(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
     if isinstance(result, Row):
         try:
             run_id = tracker.write(point, result, load_problem(point.problem))
-            return Finished(position, run_id, float(result.trajectory["loss"][-1]))
+            loss = float(result.trajectory["loss"][-1])
+            written = Written(result.outcome, thin_curves(result))
+            return Finished(position, run_id, loss, written)
         except DrawingError as error:
             result = error
     run_id = tracker.write(point, result, None)
     said = " ".join(str(result).split())
-    return Finished(position, run_id, RunFailed(f"{type(result).__name__}: {said}"))
+    failed = RunFailed(f"{type(result).__name__}: {said}")
+    return Finished(position, run_id, failed, Written(outcome_of(result), {}))
 
 
 def run_batches(

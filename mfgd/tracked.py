@@ -5,30 +5,42 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mfgd.columns import LOST, is_plumbing
 from mfgd.component import CONF, GROUPS, MAPS, Component
 from mfgd.config import Point
 from mfgd.descent import Outcome
 from mfgd.record import Row
 from mfgd.target import Problem
 
-CURVES = ("loss", "relative_error")
+if TYPE_CHECKING:
+    from mfgd.naming import Label
+
+Curves = dict[str, np.ndarray]
+"""`step` and measures → (records,)."""
+CURVES = ("loss", "relative_error", "excess_loss")
 """The measures of which a run of a large sweep has a curve."""
+COMPARED = ("loss", "relative_error", "excess_loss", "heldout_error")
+"""The measures whose curves are laid over each other."""
+CURVE_LENGTH = 40
+"""Records of a run in a comparison."""
 CLOCKS = ("step", "seconds")
 """The columns of a trajectory that are no measures."""
 LONGEST = 6000
 """Characters of a param."""
+NAME_LENGTH = 250
 
 
 def format_params(point: Point, problem: Problem | None) -> dict[str, str]:
     """The params of a run as text, and the size of its data unless the run raised."""
-    params = {key: _format_value(value) for key, value in point.params().items()}
+    told = {key: value for key, value in point.params().items() if not is_plumbing(key)}
+    params = {key: _format_value(value) for key, value in told.items()}
     if problem is not None:
         n, m = problem.shape
         sizes = {"rows": n, "columns": m, "observed": int(problem.count)}
@@ -41,10 +53,33 @@ def _format_value(value: Any) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-def name_run(point: Point) -> str:
-    """What the shell line said of a run, else its problem."""
+class Written(NamedTuple):
+    """What the process that started a sweep knows of a run that is written."""
+
+    outcome: str
+    curves: Curves
+    """Empty if the run raised."""
+    label: Label | None = None
+    """How the run is shown within its sweep, if the sweep was not known when it was written."""
+
+
+def name_run(point: Point, result: Row | Exception) -> str:
+    """The values of what its sweep varies; else what the shell line said, else its problem."""
     said = [text for text in point.overrides if not text.startswith("experiment=")]
-    return " ".join(said) or point.choices["problem"]
+    name = " ".join(said) or point.choices["problem"]
+    if point.label is not None:
+        name = point.label.name
+    return mark_name(name, outcome_of(result))
+
+
+def mark_name(name: str, outcome: str) -> str:
+    """The name of a run, behind a × if the run is lost, to be told from the others at a glance."""
+    return f"× {name}"[:NAME_LENGTH] if outcome in LOST else name[:NAME_LENGTH]
+
+
+def outcome_of(result: Row | Exception) -> str:
+    """How a run ended."""
+    return result.outcome if isinstance(result, Row) else "error"
 
 
 def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
@@ -53,7 +88,7 @@ def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
     if commits := {find_commit(file) for file in _own_files(point)}:
         tags["git_commit.own"] = ", ".join(sorted(commits))
     if isinstance(result, Exception):
-        return tags | {"outcome": "error"}
+        return tags | {"outcome": outcome_of(result)}
     reason = Outcome[result.outcome.upper()].sentence
     return tags | {"outcome": result.outcome, "outcome.reason": reason} | result.tags
 
@@ -130,11 +165,12 @@ def select_points(row: Row, tolerance: float, start: int, most: int) -> Iterator
     shown, measures = _count_shown(row), _known_measures(row)
     too_many = most < shown * len(measures)
     # The curves share what is left after one point of each measure.
-    curve_length = min(shown, max(2, (most - len(measures)) // len(CURVES)))
+    curves = [name for name in CURVES if name in measures]
+    curve_length = min(shown, max(2, (most - len(measures)) // max(len(curves), 1)))
     for name, values in measures.items():
         count = shown
         if too_many:
-            count = curve_length if name in CURVES else 1
+            count = curve_length if name in curves else 1
         if name.startswith("theory.") and (values == values[0]).all():
             count = min(count, 2)  # the ends of a straight line
         # A sequence that begins with the last record keeps the last record if count is 1.
@@ -145,6 +181,28 @@ def select_points(row: Row, tolerance: float, start: int, most: int) -> Iterator
     for name, value in row.summary(tolerance).items():
         # MLflow draws one point at step 0 as a bar.
         yield MetricPoint(name, value, int(times[-1]), 0)
+
+
+def mirror_numbers(
+    point: Point, logged: Iterable[MetricPoint], milliseconds: int
+) -> Iterator[MetricPoint]:
+    """The swept numbers of a run as metrics, by which MLflow can sort and filter: it keeps params
+    as text. A measure of the same name goes first."""
+    if point.label is not None:
+        taken = {metric.name for metric in logged}
+        for key, value in point.label.numbers.items():
+            if key not in taken:
+                yield MetricPoint(key, value, milliseconds, 0)
+
+
+def thin_curves(row: Row) -> Curves:
+    """The curves of a run for a comparison: loss, errors and what theory says of them at no more
+    than `CURVE_LENGTH` records, the first and the last among them."""
+    shown, measures = _count_shown(row), _known_measures(row)
+    kept = np.unique(np.linspace(0, shown - 1, min(shown, CURVE_LENGTH)).round().astype(int))
+    names = [name for name in measures if name.removeprefix("theory.") in COMPARED]
+    curves = {name: measures[name][kept].astype("float32") for name in names}
+    return {"step": row.trajectory["step"][kept].astype("int64"), **curves}
 
 
 def last_values(row: Row, tolerance: float) -> dict[str, float]:
@@ -166,18 +224,3 @@ def _known_measures(row: Row) -> dict[str, np.ndarray]:
     """The measures (records,) that have a value at any record."""
     measures = {name: row.trajectory[name] for name in row.trajectory if name not in CLOCKS}
     return {name: values for name, values in measures.items() if not np.isnan(values).all()}
-
-
-def table_line(
-    run_id: str,
-    status: str,
-    parent: str | None,
-    params: Mapping[str, str],
-    metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-) -> dict[str, Any]:
-    """A run's line in the table of runs."""
-    line: dict[str, Any] = {"run_id": run_id, "status": status, "parent": parent}
-    line |= {f"params.{key}": value for key, value in params.items()}
-    line |= {f"metrics.{key}": value for key, value in metrics.items()}
-    return line | {f"tags.{key}": value for key, value in tags.items()}

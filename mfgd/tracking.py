@@ -6,7 +6,7 @@ A tracker of one's own is a function that returns an object with the verbs of `T
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from annotated_types import Ge, MaxLen, MinLen
@@ -19,6 +19,7 @@ from mfgd.mlflow_reader import load_run, load_runs
 from mfgd.mlflow_store import MlflowTracker, attach
 from mfgd.record import Row
 from mfgd.target import Problem
+from mfgd.tracked import Written
 from mfgd.types import Count
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ class Tracker(Protocol):
         """
 
     def finish(
-        self, status: str, run_ids: Sequence[str], unfinished: Sequence[Point]
+        self, status: str, written: Mapping[str, Written], unfinished: Sequence[Point]
     ) -> pandas.DataFrame:
         """Ends the sweep's own run, if there is one.
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            run_ids: the runs that were written.
+            written: id of each run that was written → what is known of it.
             unfinished: the points that were not run.
 
         Returns:

@@ -220,28 +220,28 @@ VERDICTS = {
         ("agrees", (*LOW, "steps=3000", "depth=3", "init.scale=0.2", "lr=0.3")),
         ("deviates", (*LOW, "steps=10")),
         ("deviates", (*LOW, "steps=100", "lr=5")),
-        ("not applicable", (*LOW, "steps=1000", "problem.observed=0.9")),
-        ("not applicable", (*LOW, "steps=10", "loss=huber")),
-        ("not applicable", (*LOW, "steps=10", "loss.penalty=0.1")),
+        (None, (*LOW, "steps=1000", "problem.observed=0.9")),
+        (None, (*LOW, "steps=10", "loss=huber")),
+        (None, (*LOW, "steps=10", "loss.penalty=0.1")),
     ],
     "soft_threshold": [
         ("agrees", (*LOW, "steps=3000", "loss.penalty=0.1", "problem.noise=0.05")),
         ("agrees", (*LOW, "steps=3000", "loss.penalty=0.2", "loss.scale=1.0", "lr=0.25")),
         ("deviates", (*LOW, "steps=20", "loss.penalty=0.1")),
         ("deviates", (*LOW, "steps=100", "loss.penalty=0.1", "lr=5")),
-        ("not applicable", (*LOW, "steps=20")),
-        ("not applicable", (*LOW, "steps=20", "loss.penalty=0.1", "depth=3")),
-        ("not applicable", (*LOW, "steps=20", "loss.penalty=0.1", "problem.observed=0.9")),
+        (None, (*LOW, "steps=20")),
+        (None, (*LOW, "steps=20", "loss.penalty=0.1", "depth=3")),
+        (None, (*LOW, "steps=20", "loss.penalty=0.1", "problem.observed=0.9")),
     ],
     "saxe": [
         ("agrees", (*SAXE, "steps=8000", "lr=1e-3")),
         ("agrees", (*SAXE, "steps=800", "lr=1e-2", "loss.scale=0.25")),
-        ("not applicable", (*SAXE, "steps=100", "lr=0.1")),
-        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "diagnostics=basic")),
-        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "optimizer=momentum")),
-        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "schedule=cosine")),
-        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "init._target_=test_oracles.near")),
-        ("not applicable", (*SAXE, "steps=100", "lr=1e-3", "problem.observed=0.9")),
+        (None, (*SAXE, "steps=100", "lr=0.1")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "diagnostics=basic")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "optimizer=momentum")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "schedule=cosine")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "init._target_=test_oracles.near")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "problem.observed=0.9")),
     ],
     "local_rate": [
         ("agrees", (*LOW, "steps=300")),
@@ -249,21 +249,21 @@ VERDICTS = {
         ("agrees", (*LOW, "steps=300", "init.scale=0.2", "lr=0.3")),
         ("agrees", (*LOW, "steps=400", "problem.noise=0.01", "init.scale=0.001")),
         ("agrees", SCALED),
-        ("not applicable", (*LOW, "steps=40", "optimizer=momentum")),
-        ("not applicable", (*LOW, "steps=40", "optimizer.alternating=true")),
-        ("not applicable", (*LOW, "steps=40", "problem.observed=0.9")),
-        ("not applicable", (*LOW, "steps=300", "rank=4")),
-        ("not applicable", (*LOW, "steps=5")),
+        (None, (*LOW, "steps=40", "optimizer=momentum")),
+        (None, (*LOW, "steps=40", "optimizer.alternating=true")),
+        (None, (*LOW, "steps=40", "problem.observed=0.9")),
+        (None, (*LOW, "steps=300", "rank=4")),
+        (None, (*LOW, "steps=5")),
     ],
     "stability": [
         ("agrees", (*LOW, "steps=2000", "lr=0.9")),
         ("agrees", (*LOW, "steps=2000", "lr=1.2")),
         ("agrees", (*LOW, "steps=200", "lr=6")),
-        ("not applicable", (*LOW, "steps=20", "lr=0.9")),
-        ("not applicable", (*LOW, "steps=2000", "lr=1.2", "optimizer=nesterov")),
-        ("not applicable", (*LOW, "steps=200", "lr=1.2", "init=spectral", "init.scale=1.0")),
+        (None, (*LOW, "steps=20", "lr=0.9")),
+        (None, (*LOW, "steps=2000", "lr=1.2", "optimizer=nesterov")),
+        (None, (*LOW, "steps=200", "lr=1.2", "init=spectral", "init.scale=1.0")),
         ("agrees", (*LOW, "steps=200", "lr=1.2", "depth=3")),
-        ("not applicable", (*LOW, "steps=200", "lr=0.6", "depth=3")),
+        (None, (*LOW, "steps=200", "lr=0.6", "depth=3")),
     ],
     "sharpness": [
         ("agrees", (*LOW, "steps=1000", "diagnostics=full", "record.points=5")),
@@ -271,10 +271,10 @@ VERDICTS = {
             "agrees",
             (*LOW, "steps=1000", "diagnostics=full", "record.points=5", "init.scale=0.2", "lr=0.3"),
         ),
-        ("not applicable", (*LOW, "steps=10", "diagnostics=full", "record.points=5")),
-        ("not applicable", (*LOW, "steps=1000", "diagnostics=dynamics")),
+        (None, (*LOW, "steps=10", "diagnostics=full", "record.points=5")),
+        (None, (*LOW, "steps=1000", "diagnostics=dynamics")),
         (
-            "not applicable",
+            None,
             (*LOW, "steps=100", "diagnostics=full", "record.points=5", "problem.noise=0.1"),
         ),
     ],
@@ -292,14 +292,14 @@ VERDICTS = {
             ),
         ),
         ("agrees", (*NOISY, "problem.observed=0.4", "lr=1")),
-        ("not applicable", (*LOW, "steps=1000")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.2")),
-        ("not applicable", (*LOW, "steps=12", "problem.noise=0.005")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "rank=4")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "loss=huber")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "loss.penalty=0.01")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "problem.outliers=0.01")),
-        ("not applicable", (*LOW, "steps=1000", "problem.noise=0.005", "problem.observed=0.5")),
+        (None, (*LOW, "steps=1000")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.2")),
+        (None, (*LOW, "steps=12", "problem.noise=0.005")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.005", "rank=4")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.005", "loss=huber")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.005", "loss.penalty=0.01")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.005", "problem.outliers=0.01")),
+        (None, (*LOW, "steps=1000", "problem.noise=0.005", "problem.observed=0.5")),
     ],
 }
 
@@ -329,7 +329,7 @@ def near(*, scale):
     [(name, *case) for name, cases in VERDICTS.items() for case in cases],
 )
 def test_verdict(oracle, expected, line):
-    assert solve_line(*line).tags[f"oracle.{oracle}"] == expected
+    assert solve_line(*line).tags.get(f"oracle.{oracle}") == expected
 
 
 def judge_changed(line, change) -> mfgd.record.Row:
@@ -424,6 +424,5 @@ def test_a_matrix_of_one_entry_and_a_start_that_blows_up_are_judged(tmp_path, pe
         f"lr={lr}",
     )
     row = solve_line(*line, "diagnostics=full")
-    assert {tag for tag in row.tags if tag.startswith("oracle.")} == {
-        f"oracle.{name}" for name in oracles.ORACLES
-    }
+    verdicts = {row.tags[tag] for tag in row.tags if tag.startswith("oracle.")}
+    assert verdicts <= {"agrees", "deviates"}

@@ -50,7 +50,7 @@ def test_a_shell_line_can_be_pasted_and_runs_the_same(here, own, monkeypatch):
     assert again["tags.fingerprint"] == first["tags.fingerprint"]
     # The reference says how params look to MLflow's filter.
     looks = (
-        'params.loss = "wide" and params.lr = "[0.1, 0.01]" and params.workers = "null" and '
+        'params.loss = "wide" and params.lr = "[0.1, 0.01]" and params.`init.scale` = "1.0" and '
         'params.tolerance = "0.0" and params.`optimizer.alternating` = "False"'
     )
     assert len(mlflow.search_runs(search_all_experiments=True, filter_string=looks)) == 2
