@@ -127,14 +127,15 @@ def solve_again(run: Run, point: Point) -> Row:
         return lambda budget: Records(recorded(budget).steps, snapshots)
 
     filmed = replace(point, record=Component("film", "film", record, ()))
-    flush_denormals()  # as in the process that solved the run
     threads = torch.get_num_threads()
     # The last bits of a large problem depend on the threads: one in a sweep, all for a run alone.
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
+        flush_denormals()  # as in the process that solved the run
         try:
             (row,) = Batch([filmed]).solve()
         finally:
+            torch.set_flush_denormal(False)  # as torch begins: a notebook goes on after a film
             torch.set_num_threads(threads)
         if _ends_like(row, run):
             return row
