@@ -14,7 +14,7 @@ An experiment is one file in this folder, named by citation, and its sweep
   ``_target_``.
 
 ``runs`` is the pandas table of the tracked runs, as `mfgd.load_runs` gives it;
-``params.experiment`` is the YAML of each run. `loaded` gives config, trajectory and matrices.
+``sweep`` is the YAML of each run. `loaded` gives config, trajectory and matrices.
 Claims know no other source than these two.
 """
 

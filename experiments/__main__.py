@@ -131,9 +131,8 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
         assert isinstance(store, MlflowTracker)
         assert store.parent is not None
         parents.append((store.parent, store.uri))
-        tables.append(
-            mfgd.load_runs(experiment=store.experiment, parent=store.parent, uri=store.uri)
-        )
+        runs = mfgd.load_runs(experiment=store.experiment, parent=store.parent, uri=store.uri)
+        tables.append(runs.assign(sweep=sweep))
         if session.failures:
             claims.append(
                 Claim(f"every run of {sweep} ends", "0 failed", f"{session.failures} failed", False)

@@ -95,7 +95,7 @@ def group_runs(
 ) -> dict[float, list[Run]]:
     """Key → the runs of a sweep from each start, the largest key first."""
     groups: dict[float, list[Run]] = {}
-    for run in loaded(runs[runs["params.experiment"] == sweep]):
+    for run in loaded(runs[runs["sweep"] == sweep]):
         groups.setdefault(key(run), []).append(run)
     return dict(sorted(groups.items(), reverse=True))
 

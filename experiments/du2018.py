@@ -58,9 +58,7 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
                 1.9,
                 2.3,
             )
-    stopped = sorted(
-        loaded(runs[runs["params.experiment"] == "du2018_step"]), key=lambda run: run.config.steps
-    )
+    stopped = sorted(loaded(runs[runs["sweep"] == "du2018_step"]), key=lambda run: run.config.steps)
     for before, after in zip(stopped[::2], stopped[1::2], strict=True):
         changed, predicted = change_by_step(before, after)
         where = f"step {after.config.steps}"
@@ -71,7 +69,7 @@ def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
 
 def by_rate(runs: pandas.DataFrame) -> dict[float, Run]:
     """Rate → run, the largest first."""
-    tracked = loaded(runs[runs["params.experiment"] == "du2018"])
+    tracked = loaded(runs[runs["sweep"] == "du2018"])
     return {run.config.lr: run for run in sorted(tracked, key=lambda run: -run.config.lr)}
 
 

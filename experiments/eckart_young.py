@@ -48,9 +48,7 @@ def decaying(*, n: Count, m: Count, first: Positive, ratio: Positive, seed: Seed
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    synthetic, optimizers, digits = (
-        loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
-    )
+    synthetic, optimizers, digits = (loaded(runs[runs["sweep"] == sweep]) for sweep in SWEEPS)
     for scale in sorted({run.config.init.scale for run in synthetic}):
         for lr in sorted({run.config.lr for run in synthetic}):
             same = [
@@ -97,9 +95,7 @@ def _same_number(text: str, runs: Sequence[Run], excess: float, published: float
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
-    synthetic, optimizers, digits = (
-        loaded(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
-    )
+    synthetic, optimizers, digits = (loaded(runs[runs["sweep"] == sweep]) for sweep in SWEEPS)
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3)
 

@@ -55,12 +55,12 @@ RESIDUAL = np.array(
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    (run,) = loaded(runs[runs["params.experiment"] == "notebook"])
+    (run,) = loaded(runs[runs["sweep"] == "notebook"])
     losses = run.trajectory.set_index("step")["loss"]
     for step, loss in LOSSES.items():
         yield within(f"loss at step {step}", losses[step], loss, 1e-4)
     slow, fast = sorted(
-        loaded(runs[runs["params.experiment"] == "notebook_step"]), key=lambda run: run.config.lr
+        loaded(runs[runs["sweep"] == "notebook_step"]), key=lambda run: run.config.lr
     )
     for name, printed in GRADIENTS.items():
         gradient = (slow.matrices[name] - fast.matrices[name]) / (fast.config.lr - slow.config.lr)
@@ -87,7 +87,7 @@ def _deviation(measured: object, printed: object) -> float:
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
-    (run,) = loaded(runs[runs["params.experiment"] == "notebook"])
+    (run,) = loaded(runs[runs["sweep"] == "notebook"])
     residual = 100 * (run.matrices["C"] @ run.matrices["F"] - run.matrices["D"]).numpy()
     canvas = Figure(figsize=(10, 3.8), layout="constrained", dpi=110)
     left, right = canvas.subplots(1, 2, width_ratios=(1.2, 1))

@@ -49,9 +49,7 @@ COLOURS = dict(zip((1.0, 5.0, 10.0, 20.0), mode_colours(4), strict=True))
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
-    completion, rates, large = (
-        by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
-    )
+    completion, rates, large = (by_method(runs[runs["sweep"] == sweep]) for sweep in SWEEPS)
     for name, method in METHODS.items():
         for kappa, tracked in rates[name].items():
             (run,) = tracked
@@ -121,9 +119,7 @@ def ratio(
 
 
 def figure(runs: pandas.DataFrame) -> Figure:
-    completion, rates, large = (
-        by_method(runs[runs["params.experiment"] == sweep]) for sweep in SWEEPS
-    )
+    completion, rates, large = (by_method(runs[runs["sweep"] == sweep]) for sweep in SWEEPS)
     canvas = Figure(figsize=(12, 3.9), layout="constrained", dpi=110)
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
     _draw_curves(left, completion)
