@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mfgd.errors import Refused
 
 if TYPE_CHECKING:
     import pandas
+    from pandas.core.groupby import SeriesGroupBy
 
 
 class NoColumn(Refused):
@@ -56,6 +58,7 @@ ERRORS = (
 """Measures that are infinite if a run is lost."""
 INFINITE = 1e300
 """MLflow keeps infinity as the largest number."""
+QUARTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
 
 
 def find_column(runs: pandas.DataFrame, name: str, kinds: Sequence[str] = KINDS) -> str:
@@ -237,6 +240,15 @@ def quantile(values: Iterable[float], q: float) -> float:
     if share == 0 or low == high:
         return float(low)
     return float(low + share * (high - low)) if np.isfinite(low) else float(low)
+
+
+def quartiles(values: SeriesGroupBy[Any, Any]) -> pandas.DataFrame:
+    """`q25`, `median` and `q75` of each group."""
+    import pandas
+
+    return pandas.DataFrame(
+        {name: values.agg(partial(quantile, q=q)) for name, q in QUARTILES.items()}
+    )
 
 
 def by_size(text: object) -> tuple[int, float, str]:

@@ -109,7 +109,7 @@ class Panels:
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         row = min(ROW / (high - 0.6), 0.4 / max(self.rows, 1))
         head = self.rows * row + 0.02 * bool(self.lost)
-        limits = self.together[["low", "median", "high"] if self.has_bars else ["median"]]
+        limits = self.together[["q25", "median", "q75"] if self.has_bars else ["median"]]
         floors = self.together["floor"].where(self.together["floor"] > 0)
         values = np.append(limits.to_numpy().ravel(), floors)
         top = canvas.scale_measure(grid[0, 0], values, head)
@@ -154,8 +154,8 @@ class Panels:
             style = self.styles[value]
             medians = part["median"].where(np.isfinite(part["median"]))
             axes.plot(places, medians, zorder=4, **style)
-            known = np.isfinite(part["low"]) & self.has_bars
-            low, high = part["low"][known], part["high"][known].clip(upper=top)
+            known = np.isfinite(part["q25"]) & self.has_bars
+            low, high = part["q25"][known], part["q75"][known].clip(upper=top)
             axes.vlines(places[known], low, high, color=style["color"], linewidth=1.2, zorder=3.5)
 
     def _mark_lost(self, axes: Axes, found: pandas.DataFrame, row: float, pitch: float) -> None:
@@ -214,7 +214,7 @@ class Panels:
             artists.append(Line2D([], [], **self.styles[value]))
             name = format_setting(value) if self.layout.colour else "median"
             labels.append(f"{name} ({count_of(int(sizes[value]), 'run')})")
-        if self.has_bars and (self.together["low"] < self.together["high"]).any():
+        if self.has_bars and (self.together["q25"] < self.together["q75"]).any():
             artists.append(Line2D([], [], color="0.4", marker="|", markersize=9, linewidth=0))
             labels.append("quartiles")
         if self.lost:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mfgd.columns import by_size, is_lost, measured, quantile, settings, short_name
+from mfgd.columns import by_size, is_lost, measured, quartiles, settings, short_name
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +22,6 @@ LABELS = {
 """Measure → what an axis says of it. They are relative: from `ROUNDING` on they are rounding."""
 ROUNDING = 1e-16
 """Where a relative measure that is smaller, or not above 0, is drawn."""
-QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 DIGITS_SHOWN = 7
 """Characters of a number in a figure, from which on it has three digits."""
 LONGEST = 24
@@ -113,19 +111,16 @@ def excess_errors(runs: pandas.DataFrame) -> pandas.Series:
 
 
 def summarize(frame: pandas.DataFrame, keys: Sequence[str]) -> pandas.DataFrame:
-    """One line a setting of some keys of `tabulate`: median, low and high (the quartiles), n runs,
-    lost (the share of them) and floor.
+    """One line a setting of some keys of `tabulate`: q25, median and q75, n runs, lost (the share
+    of them) and floor.
 
     A lost run counts as infinite, so that a quantile may be.
     """
-    import pandas
-
     groups = frame.groupby(list(keys), sort=True)
-    columns: dict[str, pandas.Series] = {
-        name: groups[VALUE].agg(partial(quantile, q=q)) for name, q in QUARTILES.items()
-    }
-    columns |= {"n": groups.size(), "lost": groups[LOST].mean(), "floor": groups[FLOOR].median()}
-    return pandas.DataFrame(columns).reset_index()
+    table = quartiles(groups[VALUE]).assign(
+        n=groups.size(), lost=groups[LOST].mean(), floor=groups[FLOOR].median()
+    )
+    return table.reset_index()
 
 
 def values_of(column: pandas.Series) -> list[float | str]:

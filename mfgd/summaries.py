@@ -14,7 +14,7 @@ from mfgd.columns import (
     is_lost,
     measured,
     outcomes,
-    quantile,
+    quartiles,
     settings,
 )
 from mfgd.errors import Refused
@@ -44,24 +44,15 @@ def group(
     Raises:
         Refused: a name is that of no column or of several.
     """
-    import pandas
-
     column = find_column(runs, measure or choose_measure(runs))
-    frame = pandas.DataFrame({key: settings(runs, key) for key in keys}, index=runs.index)
-    value, ended, lost = measured(runs, column), outcomes(runs), is_lost(runs)
-    lines = []
-    for setting, part in frame.groupby(list(keys), sort=True):
-        at = part.index
-        line = dict(zip(keys, setting, strict=True))
-        quantiles = {"q25": 0.25, "median": 0.5, "q75": 0.75}
-        line |= {name: quantile(value[at], q) for name, q in quantiles.items()}
-        line |= {
-            "n": len(at),
-            "converged": float((ended[at] == "converged").mean()),
-            "diverged": float(lost[at].mean()),
-        }
-        lines.append(line)
-    table = pandas.DataFrame(lines).sort_values("median", kind="stable", ignore_index=True)
+    setting = [settings(runs, key).rename(key) for key in keys]
+    values = measured(runs, column).groupby(setting)
+    table = quartiles(values).assign(
+        n=values.size(),
+        converged=(outcomes(runs) == "converged").groupby(setting).mean(),
+        diverged=is_lost(runs).groupby(setting).mean(),
+    )
+    table = table.reset_index().sort_values("median", kind="stable", ignore_index=True)
     least = float(table["median"].iloc[0])
     slack = TIED * abs(least) if np.isfinite(least) else 0.0
     table["tied"] = (table["q25"] - slack <= least) & (least <= table["q75"] + slack)

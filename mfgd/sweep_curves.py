@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator
 from mfgd import canvas
 from mfgd.canvas import NAMES, SMALL, Legend
 from mfgd.columns import (
+    QUARTILES,
     REPEATS,
     choose_measure,
     find_swept,
@@ -26,7 +27,6 @@ from mfgd.errors import Refused
 from mfgd.palette import colour_of
 from mfgd.spread import (
     LABELS,
-    QUARTILES,
     ROUNDING,
     count_of,
     describe_sweep,

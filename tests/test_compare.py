@@ -1,3 +1,4 @@
+import gc
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from mfgd import compare
 def command(demo, monkeypatch, capfd):
     """The command in this process and in the folder of the demo."""
     monkeypatch.chdir(demo)
+    monkeypatch.setattr(gc, "disable", lambda: None)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         monkeypatch.setattr(sys, "argv", ["mfgd-compare", *arguments])

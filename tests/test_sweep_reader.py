@@ -59,6 +59,7 @@ def test_what_was_logged_later_is_found_by_its_name(swept, monkeypatch, capfd):
     runs = mfgd.load_runs().dropna(subset="parent")
     for i, run_id in enumerate(runs["run_id"]):
         client.log_metric(run_id, "score", 10.0 + i)
+    monkeypatch.setattr("gc.disable", lambda: None)
     monkeypatch.setattr("sys.argv", ["mfgd-compare", "--columns=rank,score", "--where=score > 10"])
     mfgd.compare.main()
     assert capfd.readouterr().out.splitlines()[1].split()[1] == "11"
