@@ -11,7 +11,7 @@ PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test test-lowest test-other verify results bench components lint clean
+.PHONY: sweep ui test test-lowest test-other verify results screenshots bench components lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -33,6 +33,9 @@ verify: $(VENV)/installed ## the published results, at sizes that still carry th
 
 results: $(VENV)/installed ## the published results in full; writes experiments/README.md
 	$(RUN)/python -m experiments verify
+
+screenshots: $(VENV)/installed ## the pictures of the README out of the demo sweep; needs Chromium
+	PYTHONPATH=tests $(RUN)/python experiments/figures/screenshots.py
 
 bench: $(VENV)/installed ## how fast it is, as a table, in benchmarks/README.md
 	$(RUN)/python -m benchmarks

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NO_ASSISTANT = """
@@ -22,7 +23,7 @@ localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 
 
 @contextmanager
-def launch() -> Iterator:
+def launch() -> Iterator[Any]:
     """Chromium as Playwright drives it."""
     from playwright.sync_api import sync_playwright
 
@@ -61,7 +62,7 @@ def serve(folder: Path) -> Iterator[str]:
         server.wait(timeout=60)
 
 
-def _wait_until_healthy(address: str, server: subprocess.Popen) -> None:
+def _wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
@@ -72,4 +73,5 @@ def _wait_until_healthy(address: str, server: subprocess.Popen) -> None:
 
 def find_link(stdout: str) -> str:
     """The page that the last line of a sweep says to open, without the server's address."""
-    return re.search(r"http://127\.0\.0\.1:5000/(\S+)\n$", stdout).group(1)
+    (link,) = re.findall(r"http://127\.0\.0\.1:5000/(\S+)\n$", stdout)
+    return str(link)
