@@ -1,6 +1,7 @@
 import ctypes
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from browser import CHROMIUM, launch
 from filelock import FileLock
 
-from mfgd import __main__, component
+from mfgd import __main__, component, database
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -37,11 +38,21 @@ def obey_modes() -> None:
     PRCTL(24, 1, 0, 0, 0)
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database as MLflow sets it up, in which nothing is tracked."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    database._make_schema(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProcess]:
+def here(
+    tmp_path, monkeypatch, capfd, empty_database
+) -> Callable[..., subprocess.CompletedProcess]:
     """The command in this process, in a folder of its own; `here.session` is its last session.
 
-    Python and its imports would take most of the time of a short command.
+    Python, its imports and the set-up of a database would take most of the time of a short command.
     """
     monkeypatch.chdir(tmp_path)
     # The command changes these for good, because it takes the process for its own.
@@ -50,6 +61,15 @@ def here(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProc
     monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(__main__, "warm_up", lambda: None)
+    make_schema = database._make_schema
+
+    def copy_schema(uri: str) -> None:
+        if uri.startswith("sqlite:///"):
+            shutil.copy(empty_database, uri.removeprefix("sqlite:///"))
+        else:
+            make_schema(uri)
+
+    monkeypatch.setattr(database, "_make_schema", copy_schema)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     class KeptSession(__main__.Session):

@@ -19,7 +19,10 @@ import mfgd
 from mfgd import mlflow_view
 from mfgd.mlflow_view import ERROR, OTHER, RESULT, SPECTRUM
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.xdist_group("view"),
+]
 SWEEP = (
     "--multirun",
     "problem=synthetic",
@@ -32,7 +35,7 @@ SWEEP = (
     "tracking.figures=0",
 )
 FEW = ("rank=2,5,10", "lr=0.1,0.3,3", "loss=squared,huber", "init=uniform,normal,spectral")
-MANY = ("rank=1,2", "lr=0.03,0.1,0.3,1,3", "init=uniform,normal", "seed=range(15)")
+MANY = ("rank=1,2", "lr=0.03,0.1,0.3,1,3", "init=uniform,normal", "seed=range(50)")
 """More runs than the 100 that MLflow's UI loads."""
 FAULT = "Error loading shared view state"
 """How MLflow begins to say that it cannot show a view."""
@@ -128,7 +131,7 @@ def served(browser, tmp_path_factory):
     links, tables = {}, {}
     for name, swept in {"few": FEW, "many": MANY}.items():
         # So few points that the runs of the larger sweep have a curve of what matters only.
-        options = (f"tracking.experiment={name}", "tracking.points=12000")
+        options = (f"tracking.experiment={name}", "tracking.points=40000")
         done = run_mfgd(*SWEEP, *swept, *options, cwd=folder)
         assert done.returncode == 0, done.stderr
         links[name] = find_link(done.stdout)
@@ -228,7 +231,7 @@ def test_the_view_of_54_runs(served, browser):
         assert titles == [ERROR, RESULT, SPECTRUM, OTHER]
 
 
-def test_the_view_of_300_runs(served, browser):
+def test_the_view_of_1000_runs(served, browser):
     runs = served.tables["many"]
     with opened(browser, f"{served.address}/{served.links['many']}") as page:
         page.get_by_text(re.compile("10[01] matching runs")).wait_for()  # those that are loaded
