@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from mfgd.naming import Label
 
 
+RESUME = "resume="
+"""How an override begins that is not of the run."""
+
+
 class Scalars(BaseModel):
     """The top-level keys."""
 
@@ -48,6 +52,7 @@ class Scalars(BaseModel):
     diagnostics: Literal["basic", "dynamics", "full"]
     batch_bytes: Count
     workers: Count | None
+    resume: bool | Annotated[str, MinLen(1)] | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Point:
     diagnostics: str
     batch_bytes: int
     workers: int | None
+    resume: bool | str | None
+    """The sweep that goes on: its id, or True for the newest one of this shell line."""
     problem: Component
     init: Component
     loss: Component
@@ -91,8 +98,9 @@ class Point:
     @property
     def resolved(self) -> schema.Values:
         """The config as composed and resolved, without the tracking URI, which may hold a
-        password."""
+        password, and without `resume`, which is not of the run."""
         values: schema.Values = {key: getattr(self, key) for key in Scalars.model_fields}
+        del values["resume"]
         values["lr"] = list(self.lr) if len(self.lr) > 1 else self.lr[0]
         values["dtype"] = str(self.dtype).removeprefix("torch.")
         if self.patience is None:  # left out, so that it does not move the fingerprint
@@ -174,7 +182,7 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
     lr = scalars.pop("lr")
     scalars["dtype"] = getattr(torch, scalars["dtype"])
     options: Mapping[str, str | None] = hydra.runtime.choices
-    overrides = tuple(hydra.overrides.task)
+    overrides = tuple(line for line in hydra.overrides.task if not line.startswith(RESUME))
     components: schema.Values = {}
     for group in GROUPS:
         components[group] = share_component(group, nodes[group], options.get(group), overrides)

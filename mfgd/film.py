@@ -104,7 +104,7 @@ def read_point(saved: DictConfig) -> Point:
     Raises:
         Refused: a function or a key of the config is no longer there.
     """
-    task = OmegaConf.create({"patience": None})
+    task = OmegaConf.create({"patience": None, "resume": None})
     task.merge_with(saved)
     task.diagnostics, task.metrics, task.figures = "basic", {}, {}
     task.tracking = {"_target_": "mfgd.tracking.memory", "experiment": "film"}

@@ -11,7 +11,7 @@ from mfgd.columns import table_line
 from mfgd.config import Point
 from mfgd.record import Row
 from mfgd.target import Problem
-from mfgd.tracked import Written, find_commit, format_params, last_values, run_tags
+from mfgd.tracked import Written, find_commit, format_params, last_values, outcome_tags, run_tags
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +43,10 @@ class MemoryTracker:
             status, metrics = "FINISHED", last_values(result, point.tolerance)
             if point.label is not None:
                 metrics = point.label.numbers | metrics
-        params, tags = format_params(point, problem), self.tags | run_tags(point, result)
+        params, tags = (
+            format_params(point, problem),
+            self.tags | run_tags(point, result) | outcome_tags(result),
+        )
         self._lines.append(table_line(run_id, status, self.parent, params, metrics, tags))
         self.runs.append((point, result))
         return run_id

@@ -11,13 +11,22 @@ from mfgd.config import Point
 from mfgd.target import Problem
 
 if TYPE_CHECKING:
-    from mlflow.entities import Dataset
+    from mlflow.entities import Dataset, DatasetInput
 
 LONGEST = 500
 """Characters of a description."""
 
 
-def describe_problem(point: Point, problem: Problem) -> Dataset:
+def dataset_input(point: Point, problem: Problem) -> DatasetInput:
+    """The dataset of a problem as the input of a run."""
+    from mlflow.entities import DatasetInput, InputTag
+
+    return DatasetInput(
+        _describe_problem(point, problem), [InputTag("mlflow.data.context", "factored")]
+    )
+
+
+def _describe_problem(point: Point, problem: Problem) -> Dataset:
     """The dataset of a problem: a file with the digest of the matrix in it, or the config of a
     generated matrix without its seed."""
     from mlflow.entities import Dataset

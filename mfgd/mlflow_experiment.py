@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 from mfgd.database import first_line
 from mfgd.errors import Refused
-from mfgd.mlflow_client import retry_collisions
+from mfgd.mlflow_client import connect, retry_collisions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -143,3 +143,17 @@ def local_folder(uri: str) -> Path | None:
     if place.scheme not in ("file", "") or place.netloc:
         return None
     return Path(url2pathname(place.path if place.scheme else uri))
+
+
+def attach(run_id: str, folder: Path, uri: str | None = None) -> None:
+    """Adds the files of a folder to the artifacts of a tracked run.
+
+    Args:
+        run_id: as the table and the UI show it.
+        folder: its files are added, and its folders.
+        uri: where the run was tracked; as for `load_run`.
+    """
+    client = connect(uri, writing=True)
+    experiment_id = client.get_run(run_id).info.experiment_id
+    find_place(client.get_experiment(experiment_id))
+    client.log_artifacts(run_id, str(folder))

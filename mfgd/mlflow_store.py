@@ -8,19 +8,27 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfgd import artifacts, mlflow_client, mlflow_experiment, mlflow_view, sweep_summary
+from mfgd import (
+    artifacts,
+    mlflow_client,
+    mlflow_experiment,
+    mlflow_resume,
+    mlflow_view,
+    sweep_summary,
+)
 from mfgd.config import Point
-from mfgd.mlflow_dataset import describe_problem
+from mfgd.mlflow_dataset import dataset_input
 from mfgd.mlflow_reader import load_runs, table_of
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import (
+    Earlier,
     MetricPoint,
     Written,
     find_commit,
@@ -28,6 +36,7 @@ from mfgd.tracked import (
     mark_name,
     mirror_numbers,
     name_run,
+    outcome_tags,
     run_tags,
     select_points,
 )
@@ -62,9 +71,8 @@ class MlflowTracker:
         """Id of the run inside which the shell line is run, MLFLOW_RUN_ID."""
         self.expected = 0
         self.logged: set[tuple[str, str]] = set()
-        self.line = self.name = ""
-        self.view = ""
-        """The query of an address that opens the saved view; empty if there is none."""
+        self.line = self.name = self.view = ""
+        """The view is the query of an address that opens the saved view; empty if there is none."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
@@ -77,6 +85,26 @@ class MlflowTracker:
         return mlflow_client.connect(self.uri, writing=True, shown=self.given)
 
     def open(self, sweep: Sequence[str] | None) -> None:
+        self._enter(sweep)
+        if sweep is not None:
+            self.name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            tags = self.tags | {"overrides": self.line} | mlflow_resume.identify_process()
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name)
+            self.parent = run.info.run_id
+
+    def resume(self, sweep: Sequence[str], given: str | bool) -> None:
+        self._enter(sweep)
+        run = mlflow_resume.find_sweep(self.client, self.experiment_id, self.line, given)
+        mlflow_resume.take_over(self.client, run, {"overrides": self.line})
+        self.name, self.parent = run.info.run_name, run.info.run_id
+
+    def find_finished(self, known: Collection[str]) -> list[Earlier]:
+        assert self.parent is not None
+        return mlflow_resume.find_finished(self.client, self.experiment_id, self.parent, known)
+
+    def _enter(self, sweep: Sequence[str] | None) -> None:
+        """Finds or makes the experiment of the shell line."""
+        self.line = shlex.join(sweep or ())
         self.experiment = mlflow_experiment.choose(self.client, self.experiment)
         self.above = os.environ.get(mlflow_experiment.RUN_ID) or None
         root = None if self.uri.startswith("http") else Path.cwd() / mlflow_experiment.ROOT
@@ -90,12 +118,6 @@ class MlflowTracker:
             self.tags["mlflow.user"] = getpass.getuser()
         if self.above:
             self.tags[mlflow_client.PARENT_TAG] = self.above
-        if sweep is not None:
-            self.line = shlex.join(sweep)
-            self.name = f"sweep {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            tags = self.tags | {"overrides": self.line}
-            run = self.client.create_run(self.experiment_id, tags=tags, run_name=self.name)
-            self.parent = run.info.run_id
 
     def expect(self, runs: int) -> None:
         self.expected += runs
@@ -114,7 +136,7 @@ class MlflowTracker:
             most = self.points // max(self.expected, 1)
             points = [*select_points(row, point.tolerance, info.start_time, most)]
             points += mirror_numbers(point, points, info.start_time)
-            self._log(info.run_id, format_params(point, problem), points)
+            self._log(info.run_id, format_params(point, problem), points, outcome_tags(row))
             if self.parent:
                 self._log_data(self.parent, point, problem)
             # In a large sweep a dataset would take a third of the time that a run takes.
@@ -131,7 +153,7 @@ class MlflowTracker:
 
     def _write_error(self, point: Point, error: Exception) -> str:
         with self._new_run(point, error, 0.0) as info:
-            self._log(info.run_id, format_params(point, None), [])
+            self._log(info.run_id, format_params(point, None), [], outcome_tags(error))
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_traceback(folder, error)
@@ -159,25 +181,29 @@ class MlflowTracker:
             terminate = partial(self.client.set_terminated, info.run_id, status, end_time=end)
             mlflow_client.retry_collisions(terminate)
 
-    def _log(self, run_id: str, texts: Mapping[str, str], points: Iterable[MetricPoint]) -> None:
-        from mlflow.entities import Metric, Param
+    def _log(
+        self,
+        run_id: str,
+        texts: Mapping[str, str],
+        points: Iterable[MetricPoint],
+        tags: Mapping[str, str],
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
 
+        marks = [RunTag(key, text) for key, text in tags.items()]
         params = [Param(key, text) for key, text in texts.items()]
         metrics = [Metric(*values) for values in points]
         while params or metrics:
-            lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST]
+            lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST], marks
             mlflow_client.retry_collisions(partial(self.client.log_batch, run_id, *lot))
             params, metrics = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:]
 
     def _log_data(self, run_id: str, point: Point, problem: Problem) -> None:
         """Logs what is factored as MLflow's dataset, once a run."""
-        from mlflow.entities import DatasetInput, InputTag
-
-        dataset = describe_problem(point, problem)
-        if (run_id, dataset.digest) not in self.logged:
-            self.logged.add((run_id, dataset.digest))
-            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "factored")])]
-            mlflow_client.retry_collisions(partial(self.client.log_inputs, run_id, inputs))
+        given = dataset_input(point, problem)
+        if (run_id, given.dataset.digest) not in self.logged:
+            self.logged.add((run_id, given.dataset.digest))
+            mlflow_client.retry_collisions(partial(self.client.log_inputs, run_id, [given]))
 
     @contextmanager
     def _artifacts(self, info: Any) -> Iterator[Path]:
@@ -204,19 +230,16 @@ class MlflowTracker:
         if self.parent is None:
             return table_of([self.client.get_run(run_id) for run_id in written])
         try:
-            self._kill_unended_children(self.parent)
+            mlflow_resume.end_children(self.client, self.experiment_id, self.parent)
             self._label(written)
             runs = load_runs(parent=self.parent, experiment=self.experiment, uri=self.uri)
-            self._summarize(self.parent, runs, sweep_summary.join_curves(written), unfinished)
+            if len(runs):
+                runs = runs[runs["status"] != "KILLED"]  # left by a process that died
+            curves = sweep_summary.join_curves(written, runs, self.uri)
+            self._summarize(self.parent, runs, curves, unfinished)
         finally:
             self.client.set_terminated(self.parent, status)
         return runs
-
-    def _kill_unended_children(self, parent: str) -> None:
-        """Ends the runs that a process which died was writing."""
-        running = f"attributes.status = 'RUNNING' and {mlflow_client.children_of(parent)}"
-        for run in self.client.search_runs([self.experiment_id], running):
-            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _label(self, written: Mapping[str, Written]) -> None:
         """Shows the runs of a sweep that came in parts as runs of one sweep."""
@@ -226,7 +249,7 @@ class MlflowTracker:
                 self.client.set_tag(run_id, "mlflow.runColor", label.colour)
                 now = int(1000 * time.time())
                 numbers = [MetricPoint(key, value, now, 0) for key, value in label.numbers.items()]
-                self._log(run_id, {}, numbers)
+                self._log(run_id, {}, numbers, {})
 
     def _summarize(
         self,
@@ -248,8 +271,11 @@ class MlflowTracker:
         for outcome, count in counts.items():
             self.client.log_metric(parent, f"runs.{outcome}", count)
         if len(runs):
-            self._log(parent, sweep_summary.swept_params(runs), [])
-            self._save_view(parent, runs)
+            self._log(parent, sweep_summary.swept_params(runs), [], {})
+            drawn = self.expected <= self.figures
+            self.view = mlflow_view.save(
+                self.client, self.experiment_id, runs, parent, self.name, drawn
+            )
             page = f"#/experiments/{self.experiment_id}/runs"
             links = {
                 "charts of this sweep": f"{page}?{self.view}",
@@ -259,16 +285,6 @@ class MlflowTracker:
                 runs, f"mfgd {self.line}", links, len(unfinished)
             )
             self.client.set_tag(parent, "mlflow.note.content", note)
-
-    def _save_view(self, parent: str, runs: pandas.DataFrame) -> None:
-        """Saves the view of the sweep; without one the UI opens on its plain table."""
-        from mlflow.exceptions import MlflowException
-
-        drawn = self.expected <= self.figures
-        tag, value = mlflow_view.view_tag(runs, parent, self.name, drawn)
-        with suppress(MlflowException):  # its layout is MLflow's own, and may be refused one day
-            self.client.set_experiment_tag(self.experiment_id, tag, value)
-            self.view = mlflow_view.query(parent)
 
     def location(self) -> str:
         # The table of runs is not the page that the UI opens by itself.
@@ -282,17 +298,3 @@ class MlflowTracker:
             ui = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
             where = f"{ui}  and open  http://127.0.0.1:5000/{page}"
         return f"compare in the browser:  {where}"
-
-
-def attach(run_id: str, folder: Path, uri: str | None = None) -> None:
-    """Adds the files of a folder to the artifacts of a tracked run.
-
-    Args:
-        run_id: as the table and the UI show it.
-        folder: its files are added, and its folders.
-        uri: where the run was tracked; as for `load_run`.
-    """
-    client = mlflow_client.connect(uri, writing=True)
-    experiment_id = client.get_run(run_id).info.experiment_id
-    mlflow_experiment.find_place(client.get_experiment(experiment_id))
-    client.log_artifacts(run_id, str(folder))

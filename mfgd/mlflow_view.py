@@ -12,6 +12,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mfgd.columns import REPEATS, choose_measure, find_swept, is_numeric, short_name
@@ -19,6 +20,7 @@ from mfgd.mlflow_client import children_of
 
 if TYPE_CHECKING:
     import pandas
+    from mlflow import MlflowClient
 
 TAG = "mlflow.sharedViewState."
 LONGEST = 5000
@@ -59,9 +61,27 @@ def view_tag(runs: pandas.DataFrame, parent: str, name: str, images: bool) -> tu
         charts = charts[: len(charts) * 3 // 4]  # the last are the least
 
 
-def query(parent: str) -> str:
-    """The query of an address that opens the view of a sweep."""
-    return QUERY.format(key=parent)
+def save(
+    client: MlflowClient,
+    experiment_id: str,
+    runs: pandas.DataFrame,
+    parent: str,
+    name: str,
+    images: bool,
+) -> str:
+    """Saves the view of a sweep; see `view_tag`.
+
+    Returns:
+        The query of an address that opens the view; empty without one, and the UI opens on its
+        plain table.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tag, value = view_tag(runs, parent, name, images)
+    with suppress(MlflowException):  # the layout is MLflow's own, and may be refused one day
+        client.set_experiment_tag(experiment_id, tag, value)
+        return QUERY.format(key=parent)
+    return ""
 
 
 def _pack_view(state: dict[str, Any], name: str) -> str:

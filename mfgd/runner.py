@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from mfgd import interrupts
 from mfgd.artifacts import DrawingError
 from mfgd.batch import load_problem, solve_or_report
 from mfgd.compose import forget_job
@@ -27,10 +29,11 @@ from mfgd.config import Point
 from mfgd.internals import stop_forkserver
 from mfgd.mlflow_store import MODULES
 from mfgd.record import Row
-from mfgd.tracked import Written, outcome_of, thin_curves
-from mfgd.tracking import Tracker
+from mfgd.tracked import Earlier, Written, outcome_of, thin_curves
+from mfgd.tracking import Resumable, Tracker
 
-INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 60
+"""Seconds that the processes of an interrupted sweep have to write what is solved."""
 Job = tuple[int, Point]
 """A point and its position in the sweep."""
 
@@ -59,9 +62,25 @@ def run_batch(batch: Sequence[Job], tracker: Tracker, report: Report) -> None:
     """
     for results in solve_or_report([point for _, point in batch]):
         solved, batch = batch[: len(results)], batch[len(results) :]
-        with defer_interrupts():
+        with interrupts.defer():
             for job, result in zip(solved, results, strict=True):
                 report(_write(job, result, tracker))
+
+
+def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]) -> list[Finished]:
+    """The jobs whose runs another process has written, except for runs that are known by their
+    ids."""
+    if not isinstance(tracker, Resumable):
+        return []
+    earlier: dict[str, list[Earlier]] = {}
+    for run in tracker.find_finished(known):
+        earlier.setdefault(run.fingerprint, []).append(run)
+    found = []
+    for position, point in jobs:
+        if same := earlier.get(point.fingerprint):
+            run = same.pop()
+            found.append(Finished(position, run.run_id, run.loss, Written(run.outcome, {})))
+    return found
 
 
 def _write(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
@@ -119,6 +138,9 @@ class WorkerPool:
         self.waiting = deque(batches)
         self.tracker, self.report, self.size = tracker, report, min(workers, len(batches))
         self.workers: dict[Connection, Worker] = {}
+        self.known: set[str] = set()
+        """The ids of the runs that are reported."""
+        self.stopping = False
 
     def work(self) -> None:
         """Runs all batches.
@@ -128,13 +150,15 @@ class WorkerPool:
         """
         try:
             for _ in range(self.size):
-                self.start_worker()
+                with interrupts.defer():
+                    self.start_worker()
             self._listen()
         except KeyboardInterrupt:
+            self.stopping = True
             self.waiting.clear()
             for worker in self.workers.values():
                 worker.process.terminate()
-            self._listen()
+            self._listen(PATIENCE)
             raise
         finally:
             for worker in self.workers.values():
@@ -159,12 +183,13 @@ class WorkerPool:
         with suppress(OSError):  # the process died, as reading from it will tell
             connection.send(batch)
 
-    def _listen(self) -> None:
-        """Receives until no process is left."""
-        while self.workers:
-            for connection in wait(list(self.workers)):
+    def _listen(self, patience: float = math.inf) -> None:
+        """Receives until no process is left, or for so many seconds."""
+        until = time.monotonic() + patience
+        while self.workers and (left := until - time.monotonic()) > 0:
+            for connection in wait(list(self.workers), None if math.isinf(left) else left):
                 assert isinstance(connection, Connection)
-                with defer_interrupts():
+                with interrupts.defer():
                     self.receive(connection)
 
     def receive(self, connection: Connection) -> None:
@@ -180,7 +205,11 @@ class WorkerPool:
             self._assign(connection)
         else:
             del self.workers[connection].unfinished[message.position]
-            self.report(message)
+            self._report(message)
+
+    def _report(self, finished: Finished) -> None:
+        self.known.add(finished.run_id)
+        self.report(finished)
 
     def retire(self, connection: Connection) -> None:
         """Removes a process that has ended; each run that it did not finish is tried again, alone
@@ -189,12 +218,15 @@ class WorkerPool:
         connection.close()
         worker.process.join()
         code = worker.process.exitcode
-        if code == 0:
+        if code == 0 or self.stopping:
             return
+        for finished in match_finished(worker.unfinished.items(), self.tracker, self.known):
+            del worker.unfinished[finished.position]
+            self._report(finished)
         jobs = list(worker.unfinished.items())
         if len(jobs) == 1:
             error = RuntimeError(f"the process that solved this run died with exit code {code}")
-            self.report(_write(jobs[0], error, self.tracker))
+            self._report(_write(jobs[0], error, self.tracker))
         else:
             self.waiting.extendleft([job] for job in reversed(jobs))
         if self.waiting:
@@ -204,10 +236,11 @@ class WorkerPool:
 def _serve(connection: Connection, tracker: Tracker, threads: int) -> None:
     """The work of a process: receives batches and sends reports.
 
-    It ends after None, or after an interruption that the first process passes on.
+    It ends after None, or after an interruption that the first process passes on: what a terminal
+    sends to all processes is not for this one.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.listen([signal.SIGTERM])
+    code = 0
     torch.set_num_threads(threads)
     flush_denormals()
     forget_job()
@@ -216,19 +249,20 @@ def _serve(connection: Connection, tracker: Tracker, threads: int) -> None:
             run_batch(batch, tracker, connection.send)
             connection.send(None)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
-        pass
+        code = interrupts.EXIT_STATUS
     except Exception as error:
         connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
     connection.close()
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def warm_up() -> None:
     """Starts to import what the processes of a sweep need, while its configs are composed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mfgd.runner", *MODULES])
-    forkserver.ensure_running()
+    with interrupts.shield():
+        forkserver.ensure_running()
     # The process that imports would hold the pipes of a refused command until it is done.
     atexit.register(stop_forkserver)
 
@@ -246,24 +280,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextmanager
-def defer_interrupts() -> Iterator[None]:
-    """Defers an interruption to the end of the block, which is then complete; a second interruption
-    is not deferred."""
-    waiting: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if waiting:
-            signal.default_int_handler(number, frame)
-        waiting.append(number)
-
-    before = [signal.signal(number, hold) for number in INTERRUPTIONS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(INTERRUPTIONS, before, strict=True):
-            signal.signal(number, handler)
-    if waiting:
-        raise KeyboardInterrupt

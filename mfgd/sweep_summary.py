@@ -20,7 +20,7 @@ from mfgd.columns import (
 from mfgd.config import Point
 from mfgd.effects import effect
 from mfgd.summaries import group
-from mfgd.sweep_reader import CURVES, SUMMARY
+from mfgd.sweep_reader import CURVES, SUMMARY, SweepReader
 from mfgd.tracked import Written
 
 if TYPE_CHECKING:
@@ -35,8 +35,13 @@ LONGEST = 500
 """Characters of the values of a key."""
 
 
-def join_curves(written: Mapping[str, Written]) -> pandas.DataFrame:
-    """The curves of runs as one long table: run_id, step, and the measures that are known."""
+def join_curves(
+    written: Mapping[str, Written], runs: pandas.DataFrame, uri: str
+) -> pandas.DataFrame:
+    """The curves of runs as one long table: run_id, step, and the measures that are known.
+
+    Those that this process does not know are read: another process has written these runs.
+    """
     import pandas
 
     tables = [
@@ -44,6 +49,9 @@ def join_curves(written: Mapping[str, Written]) -> pandas.DataFrame:
         for run_id, run in written.items()
         if run.curves
     ]
+    known = {run_id for run_id, run in written.items() if run.curves}
+    if len(runs) and not (ours := runs["run_id"].isin(known)).all():
+        tables.append(SweepReader(uri).read_curves(runs[~ours]))
     if not tables:
         return pandas.DataFrame({"run_id": [], "step": []})
     return pandas.concat(tables, ignore_index=True)

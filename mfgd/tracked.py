@@ -63,6 +63,16 @@ class Written(NamedTuple):
     """How the run is shown within its sweep, if the sweep was not known when it was written."""
 
 
+class Earlier(NamedTuple):
+    """A run that another process has written."""
+
+    fingerprint: str
+    run_id: str
+    loss: float
+    """At the end."""
+    outcome: str
+
+
 def name_run(point: Point, result: Row | Exception) -> str:
     """The values of what its sweep varies; else what the shell line said, else its problem."""
     said = [text for text in point.overrides if not text.startswith("experiment=")]
@@ -83,14 +93,19 @@ def outcome_of(result: Row | Exception) -> str:
 
 
 def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
-    """The tags of a run, besides the commit of mfgd."""
+    """The tags of a run, besides the commit of mfgd and how the run ended."""
     tags = {"fingerprint": point.fingerprint, "overrides": shlex.join(point.arguments)}
     if commits := {find_commit(file) for file in _own_files(point)}:
         tags["git_commit.own"] = ", ".join(sorted(commits))
+    return tags | (result.tags if isinstance(result, Row) else {})
+
+
+def outcome_tags(result: Row | Exception) -> dict[str, str]:
+    """The tags that say how a run ended."""
     if isinstance(result, Exception):
-        return tags | {"outcome": outcome_of(result)}
+        return {"outcome": outcome_of(result)}
     reason = Outcome[result.outcome.upper()].sentence
-    return tags | {"outcome": result.outcome, "outcome.reason": reason} | result.tags
+    return {"outcome": result.outcome, "outcome.reason": reason}
 
 
 PACKAGE = Path(__file__).parent

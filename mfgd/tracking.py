@@ -6,8 +6,8 @@ A tracker of one's own is a function that returns an object with the verbs of `T
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from annotated_types import Ge, MaxLen, MinLen
 
@@ -15,11 +15,12 @@ from mfgd.artifacts import Run
 from mfgd.config import Point
 from mfgd.memory import MemoryTracker
 from mfgd.mlflow_client import choose_uri
+from mfgd.mlflow_experiment import attach
 from mfgd.mlflow_reader import load_run, load_runs
-from mfgd.mlflow_store import MlflowTracker, attach
+from mfgd.mlflow_store import MlflowTracker
 from mfgd.record import Row
 from mfgd.target import Problem
-from mfgd.tracked import Written
+from mfgd.tracked import Earlier, Written
 from mfgd.types import Count
 
 if TYPE_CHECKING:
@@ -78,6 +79,25 @@ class Tracker(Protocol):
 
     def location(self) -> str:
         """The last line of the command: how to look at the runs."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A tracker that keeps a sweep for the next process; `Tracker` has the other verbs."""
+
+    def resume(self, sweep: Sequence[str], given: str | bool) -> None:
+        """Connects as `Tracker.open` does, and goes on with an earlier sweep.
+
+        Args:
+            sweep: the arguments of the shell line, without resume.
+            given: the id of the sweep's own run; True for the newest one of this shell line.
+
+        Raises:
+            Refused: there is no such sweep, or its process lives.
+        """
+
+    def find_finished(self, known: Collection[str]) -> Sequence[Earlier]:
+        """The finished runs of the sweep, without those that are known by their ids."""
 
 
 def store(

@@ -13,7 +13,7 @@ import torch
 from browser import CHROMIUM, launch
 from filelock import FileLock
 
-from mfgd import __main__, component, database
+from mfgd import component, database, session
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -60,7 +60,7 @@ def here(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    monkeypatch.setattr(__main__, "warm_up", lambda: None)
+    monkeypatch.setattr(session, "warm_up", lambda: None)
     make_schema = database._make_schema
 
     def copy_schema(uri: str) -> None:
@@ -72,18 +72,18 @@ def here(
     monkeypatch.setattr(database, "_make_schema", copy_schema)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
-    class KeptSession(__main__.Session):
+    class KeptSession(session.Session):
         def __init__(self) -> None:
             super().__init__()
             run.session = self
 
-    monkeypatch.setattr(__main__, "Session", KeptSession)
+    monkeypatch.setattr(session, "Session", KeptSession)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         monkeypatch.setattr(sys, "argv", ["mfgd", *arguments])
         modules = set(sys.modules)
         try:
-            __main__.main()
+            session.main()
             code = 0
         except SystemExit as ended:
             code = ended.code

@@ -1,0 +1,271 @@
+"""A shell line: config → batches → rows → tracker. `mfgd` runs one, `mfgd --multirun` sweeps."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import chdir
+from typing import cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from mfgd import compare, config, interrupts, naming, plan, refusals
+from mfgd.batch import forget_problems
+from mfgd.compose import forget_job
+from mfgd.descent import Outcome
+from mfgd.runner import (
+    Finished,
+    RunFailed,
+    cores,
+    flush_denormals,
+    match_finished,
+    run_batches,
+    warm_up,
+)
+from mfgd.tracking import Resumable, Tracker
+from mfgd.types import Refused
+
+Job = tuple[DictConfig, DictConfig]
+"""A job's config and its hydra node."""
+
+
+class Session:
+    """One shell line: a single run, or a sweep, whose jobs Hydra may send all at once, in lots or
+    one by one."""
+
+    def __init__(self) -> None:
+        self.folder = os.getcwd()
+        """The shell's folder, where tracking is at home whatever hydra.job.chdir does."""
+        self.flags: tuple[str, ...] | None = None
+        self.tracker: Tracker | None = None
+        """None until it is open."""
+        self.tracking: config.Component | None = None
+        self.finished: list[Finished] = []
+        self.unfinished: list[config.Point] = []
+        self.solved: dict[str, config.Point] = {}
+        """The points of the runs that are written, by id."""
+        self.whole = False
+        """Whether a sweep comes as a whole, so that its runs can be labelled as they are written.
+        Hydra may send it in parts."""
+        self.read: set[str] = set()
+        """What was read from files, as printed."""
+
+    def run(self, given: DictConfig | Iterator[Job]) -> float | list[float | RunFailed]:
+        """Hydra's task: solves and tracks one job, or a stream of jobs together.
+
+        Returns:
+            The final loss of the job; of a stream, what each job gave.
+
+        Raises:
+            RunFailed: the only job raised.
+        """
+        if not isinstance(given, DictConfig):
+            return self._run(given, multirun=True)
+        forget_problems()
+        node = cast(DictConfig, HydraConfig.get())
+        (result,) = self._run([(given, node)], multirun=node.mode == RunMode.MULTIRUN)
+        if isinstance(result, RunFailed):
+            raise result
+        return result
+
+    def _run(self, jobs: Iterable[Job], *, multirun: bool) -> list[float | RunFailed]:
+        """Solves and tracks jobs; what each gave, in their order."""
+        with refusals.exit_on_refusal():
+            points, whole = [], False
+            for content, node in jobs:
+                points.append(config.read(content, node, self._find_flags(node)))
+                whole = whole or (len(points) > 1 and _sends_all_at_once(node))
+            self.whole = whole
+            with chdir(self.folder):
+                tracker = self._make_tracker(points)
+            if len(points) > 1:
+                forget_job()
+            if self.whole:
+                points = naming.label_points(points)
+            workers = 1
+            if tracker.shared:
+                workers = points[0].workers or cores()
+            batches = plan.group_points(points, workers)
+            if self.tracker is None:
+                self._open(tracker, points[0].resume, multirun)
+        tracker.expect(len(points))
+        self._announce_sources(points)
+        _announce(points)
+        results = self._run_batches(points, batches, tracker, workers)
+        return [results[i] for i in range(len(points))]
+
+    def _find_flags(self, node: DictConfig) -> tuple[str, ...]:
+        """The flags of the shell line, which all jobs share."""
+        if self.flags is None:
+            self.flags = config.find_flags(node)
+        return self.flags
+
+    def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
+        """The tracker of this session."""
+        if any(point.resume != points[0].resume for point in points):
+            raise Refused("resume: differs from run to run; allowed is one value")
+        self.tracking = self.tracking or points[0].tracking
+        if any(point.tracking != self.tracking for point in points):
+            raise Refused("tracking: differs from run to run; allowed is one store for a sweep")
+        if self.tracker is not None:
+            return self.tracker
+        made: Tracker = self.tracking()
+        return made
+
+    def _open(self, tracker: Tracker, resume: bool | str | None, multirun: bool) -> None:
+        """Opens the tracker, with a parent run, which may be an earlier one, if this is a sweep."""
+        line = [text for text in sys.argv[1:] if not text.startswith(config.RESUME)]
+        with interrupts.defer(), chdir(self.folder):
+            if not resume:
+                tracker.open(line if multirun else None)
+            elif not multirun:
+                raise Refused(f"resume={resume}: allowed with --multirun")
+            elif isinstance(tracker, Resumable):
+                tracker.resume(line, resume)
+            else:
+                raise Refused(f"resume={resume}: this tracking keeps nothing to go on with")
+            self.tracker = tracker
+
+    def _announce_sources(self, points: Sequence[config.Point]) -> None:
+        """Prints what was read from files, once a file."""
+        for line in plan.list_sources(points):
+            if line not in self.read:
+                self.read.add(line)
+                print(line, flush=True)
+
+    def _run_batches(
+        self,
+        points: Sequence[config.Point],
+        batches: Sequence[Sequence[int]],
+        tracker: Tracker,
+        workers: int,
+    ) -> dict[int, float | RunFailed]:
+        """Runs batches of positions under a progress bar; position → what the run gave."""
+        results: dict[int, float | RunFailed] = {}
+        pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
+        alone = len(points) == 1
+        with tqdm(total=len(points), unit="run", mininterval=pace, disable=alone) as progress:
+
+            def report(finished: Finished) -> None:
+                results[finished.position] = finished.result
+                self.finished.append(finished)
+                self.solved[finished.run_id] = points[finished.position]
+                progress.update()
+
+            try:
+                if points[0].resume:
+                    known = {finished.run_id for finished in self.finished}
+                    for finished in match_finished(enumerate(points), tracker, known):
+                        report(finished)
+                jobs = [[(i, points[i]) for i in batch if i not in results] for batch in batches]
+                run_batches([batch for batch in jobs if batch], tracker, report, workers)
+            finally:
+                self.unfinished = [point for i, point in enumerate(points) if i not in results]
+        return results
+
+    @property
+    def failures(self) -> int:
+        """How many runs raised."""
+        return sum(isinstance(finished.result, RunFailed) for finished in self.finished)
+
+    def close(self, status: str | None) -> None:
+        """Ends the sweep, and prints its best runs and how to look at them.
+
+        Args:
+            status: how the command ended; None if it went through.
+        """
+        tracker = self.tracker
+        if tracker is None:
+            return
+        if status is None:
+            status = "FAILED" if self.failures else "FINISHED"
+        written = {finished.run_id: finished.written for finished in self.finished}
+        if tracker.parent and not self.whole and len(written) > 1:
+            labelled = naming.label_points([*self.solved.values()])
+            for run_id, point in zip(written, labelled, strict=True):
+                written[run_id] = written[run_id]._replace(label=point.label)
+        runs = tracker.finish(status, written, self.unfinished)
+        if len(runs):
+            print(compare.table(compare.best(runs)))
+            undefined = int((runs["tags.outcome"] == Outcome.UNDEFINED.label).sum())
+            if undefined:
+                print(
+                    f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}"
+                )
+        if self.failures:
+            print(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
+        if self.unfinished and tracker.parent:
+            count = len(self.unfinished)
+            print(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
+        print(tracker.location())
+
+
+def _sends_all_at_once(node: DictConfig) -> bool:
+    """Whether the sweeper of this hydra node launches all of its jobs at once."""
+    sweeper = node.sweeper
+    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
+
+
+def _announce(points: Sequence[config.Point]) -> None:
+    """Warns of learning rates at which gradient descent cannot converge."""
+    beyond, limit = plan.find_unstable(points)
+    if beyond:
+        rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
+        what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
+        which = "the rate up to which gradient descent can converge to a minimum"
+        print(f"mfgd: {what}, {which}", file=sys.stderr)
+
+
+def set_up_process() -> None:
+    """Sets this process up to execute shell lines."""
+    sys.path.insert(0, os.getcwd())  # the user's own functions are there
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
+    interrupts.listen()
+    flush_denormals()
+    if {"-m", "--multirun"} & set(sys.argv):
+        warm_up()
+    # What the imports made is no garbage. To look for it again and again would cost a tenth of the
+    # time that composition takes.
+    gc.freeze()
+
+
+def execute() -> Session:
+    """Solves and tracks the shell line in `sys.argv`; a process may execute several in turn.
+
+    Raises:
+        SystemExit: 2 if the shell line is refused, 130 if it is interrupted.
+    """
+    session, status = Session(), None
+    decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
+    try:
+        with refusals.exit_on_refusal():
+            decorate(session.run)()
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise SystemExit(interrupts.EXIT_STATUS) from None
+    except RunFailed as failed:  # as Hydra passes it on; the other runs went on
+        print(f"mfgd: {failed}", file=sys.stderr)
+    except BaseException:
+        status = "FAILED"
+        raise
+    finally:
+        with interrupts.defer():
+            session.close(status)
+    return session
+
+
+def main() -> None:
+    """Executes the shell line of this process, and exits with 1 if a run raised."""
+    set_up_process()
+    try:
+        failures = execute().failures
+    except KeyboardInterrupt:  # it came when all runs were written
+        raise SystemExit(interrupts.EXIT_STATUS) from None
+    if failures:
+        raise SystemExit(1)
