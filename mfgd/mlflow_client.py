@@ -7,9 +7,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,6 +20,8 @@ from mfgd.errors import Refused
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+
+    from mfgd.tracked import MetricPoint
 
 T = TypeVar("T")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
@@ -36,6 +38,8 @@ COLLISIONS = ("database is locked", "UNIQUE constraint", "UniqueViolation", "Dup
 """What databases say if two processes write at once."""
 PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each new try at a locked database."""
+METRICS_A_REQUEST = 1000
+PARAMS_A_REQUEST = 100
 PARENT_TAG = "mlflow.parentRunId"
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 UNTRUSTED = (
@@ -182,3 +186,22 @@ def retry_collisions(request: Callable[[], T]) -> T:
 def children_of(parent: str) -> str:
     """MLflow's filter for the children of a run."""
     return f"tags.`{PARENT_TAG}` = '{parent}'"
+
+
+def log_batches(
+    client: MlflowClient,
+    run_id: str,
+    texts: Mapping[str, str],
+    points: Iterable[MetricPoint],
+    tags: Mapping[str, str],
+) -> None:
+    """Logs params, metric points and tags of a run, in requests of a size that MLflow takes."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    marks = [RunTag(key, text) for key, text in tags.items()]
+    params = [Param(key, text) for key, text in texts.items()]
+    metrics = [Metric(*values) for values in points]
+    while params or metrics or marks:
+        lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST], marks
+        retry_collisions(partial(client.log_batch, run_id, *lot))
+        params, metrics, marks = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:], []

@@ -8,7 +8,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from mfgd import (
     sweep_summary,
 )
 from mfgd.config import Point
+from mfgd.mlflow_client import log_batches
 from mfgd.mlflow_dataset import dataset_input
 from mfgd.mlflow_reader import load_runs, table_of
 from mfgd.record import Row
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
-METRICS_A_REQUEST = 1000
-PARAMS_A_REQUEST = 100
 MODULES = ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet"]
 """The imports of a process that writes."""
 
@@ -69,6 +68,7 @@ class MlflowTracker:
         self.parent: str | None = None
         self.above: str | None = None
         """Id of the run inside which the shell line is run, MLFLOW_RUN_ID."""
+        self.resumed = False
         self.expected = 0
         self.logged: set[tuple[str, str]] = set()
         self.line = self.name = self.view = ""
@@ -96,7 +96,7 @@ class MlflowTracker:
         self._enter(sweep)
         run = mlflow_resume.find_sweep(self.client, self.experiment_id, self.line, given)
         mlflow_resume.take_over(self.client, run, {"overrides": self.line})
-        self.name, self.parent = run.info.run_name, run.info.run_id
+        self.name, self.parent, self.resumed = run.info.run_name, run.info.run_id, True
 
     def find_finished(self, known: Collection[str]) -> list[Earlier]:
         assert self.parent is not None
@@ -136,7 +136,9 @@ class MlflowTracker:
             most = self.points // max(self.expected, 1)
             points = [*select_points(row, point.tolerance, info.start_time, most)]
             points += mirror_numbers(point, points, info.start_time)
-            self._log(info.run_id, format_params(point, problem), points, outcome_tags(row))
+            log_batches(
+                self.client, info.run_id, format_params(point, problem), points, outcome_tags(row)
+            )
             if self.parent:
                 self._log_data(self.parent, point, problem)
             # In a large sweep a dataset would take a third of the time that a run takes.
@@ -153,7 +155,9 @@ class MlflowTracker:
 
     def _write_error(self, point: Point, error: Exception) -> str:
         with self._new_run(point, error, 0.0) as info:
-            self._log(info.run_id, format_params(point, None), [], outcome_tags(error))
+            log_batches(
+                self.client, info.run_id, format_params(point, None), [], outcome_tags(error)
+            )
             with self._artifacts(info) as folder:
                 artifacts.write_config(folder, point)
                 artifacts.write_traceback(folder, error)
@@ -180,23 +184,6 @@ class MlflowTracker:
             end = start + math.ceil(1000 * seconds)
             terminate = partial(self.client.set_terminated, info.run_id, status, end_time=end)
             mlflow_client.retry_collisions(terminate)
-
-    def _log(
-        self,
-        run_id: str,
-        texts: Mapping[str, str],
-        points: Iterable[MetricPoint],
-        tags: Mapping[str, str],
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        marks = [RunTag(key, text) for key, text in tags.items()]
-        params = [Param(key, text) for key, text in texts.items()]
-        metrics = [Metric(*values) for values in points]
-        while params or metrics:
-            lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST], marks
-            mlflow_client.retry_collisions(partial(self.client.log_batch, run_id, *lot))
-            params, metrics = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:]
 
     def _log_data(self, run_id: str, point: Point, problem: Problem) -> None:
         """Logs what is factored as MLflow's dataset, once a run."""
@@ -249,7 +236,7 @@ class MlflowTracker:
                 self.client.set_tag(run_id, "mlflow.runColor", label.colour)
                 now = int(1000 * time.time())
                 numbers = [MetricPoint(key, value, now, 0) for key, value in label.numbers.items()]
-                self._log(run_id, {}, numbers, {})
+                log_batches(self.client, run_id, {}, numbers, {})
 
     def _summarize(
         self,
@@ -263,18 +250,23 @@ class MlflowTracker:
             if len(runs):
                 line = f"mfgd {self.line}"
                 sweep_summary.write_files(folder, runs, curves, self.name, line)
-            if unfinished:
+            if unfinished or self.resumed:  # the list of the command before is no longer true
                 sweep_summary.write_unfinished(folder, unfinished)
         counts = dict(runs["tags.outcome"].value_counts()) if len(runs) else {}
-        if unfinished:
+        if unfinished or self.resumed:
             counts["unfinished"] = len(unfinished)
         for outcome, count in counts.items():
             self.client.log_metric(parent, f"runs.{outcome}", count)
         if len(runs):
-            self._log(parent, sweep_summary.swept_params(runs), [], {})
-            drawn = self.expected <= self.figures
+            if not unfinished:  # a param cannot change when the sweep goes on
+                log_batches(self.client, parent, sweep_summary.swept_params(runs), [], {})
             self.view = mlflow_view.save(
-                self.client, self.experiment_id, runs, parent, self.name, drawn
+                self.client,
+                self.experiment_id,
+                runs,
+                parent,
+                self.name,
+                self.expected <= self.figures,
             )
             page = f"#/experiments/{self.experiment_id}/runs"
             links = {
