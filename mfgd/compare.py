@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from mfgd import listing
+from mfgd import listing, passwords
 from mfgd.columns import NoColumn, choose_measure, find_column, short_name
 from mfgd.effects import effect
 from mfgd.errors import Refused, exit_if_refused
@@ -43,6 +44,7 @@ SUFFIXES = {
 
 def main() -> None:
     """`mfgd-compare`: tracked runs as tables, figures and a page."""
+    sys.excepthook = passwords.print_error
     options = _read_arguments()
     gc.disable()  # while MLflow is imported it takes a sixth of the time, and frees nothing
     with exit_if_refused():
@@ -58,8 +60,13 @@ def main() -> None:
             print(_compare(options, whole=True))
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(passwords.hide_passwords(message))
+
+
 def _read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("mfgd-compare", description="Compares tracked runs.")
+    parser = _Parser("mfgd-compare", description="Compares tracked runs.")
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN_ID", help="these runs, or the children of these sweeps")
     default = "(default: MLFLOW_EXPERIMENT_NAME, else mfgd)"

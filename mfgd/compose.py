@@ -6,19 +6,75 @@ Hydra composes once for all jobs of a sweep that choose the same options.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mfgd.internals import set_task_overrides, set_value
+from mfgd.passwords import HIDDEN, hide_password, hide_passwords
+from mfgd.refusals import quote_value
 from mfgd.types import Refused
+
+INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
+
+
+def hide_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A shell line without the passwords of its store. It takes the place of the line before Hydra
+    reads the line, so that neither Hydra nor a store ever has a password to keep or to print.
+
+    Returns:
+        The arguments, and hidden URI → URI, for the tracker alone.
+
+    Raises:
+        Refused: two URIs differ in their passwords only, or a password stands beside ${…}, where
+            no text of it is known before Hydra reads the line.
+    """
+    shown, uris = [], dict[str, str]()
+    for argument in arguments:
+        for text in _list_tracking_texts(argument):
+            hidden = hide_password(text)
+            if "${" in text:
+                written = re.sub(INTERPOLATION, HIDDEN, text)
+                if written != hide_password(written):
+                    why = "a password stands beside ${…}; allowed is ${oc.env:NAME} for it too"
+                    raise Refused(f"tracking.uri={hidden}: {why}")
+            elif hidden != text:
+                if uris.setdefault(hidden, text) != text:
+                    raise Refused(f"tracking.uri={hidden}: has two passwords; allowed is one")
+                if text not in argument:  # it is written with backslashes
+                    argument = f"{argument.partition('=')[0]}={quote_value(hidden)}"
+        # What reads as a flag, Hydra would print as it is.
+        shown.append(hide_passwords(argument) if argument.startswith("-") else argument)
+    for hidden, uri in uris.items():
+        shown = [argument.replace(uri, hidden) for argument in shown]
+    return shown, uris
+
+
+def _list_tracking_texts(argument: str) -> Iterator[str]:
+    """The texts, as Hydra reads them, that an argument sets keys of the tracker to."""
+    key = argument.lstrip("+~").partition("=")[0]
+    if key.partition(".")[0] != "tracking":
+        return
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        values = [override.value()]
+        if override.is_sweep_override():
+            values = list(override.sweep_iterator())
+    except HydraException:  # Hydra will say why, and what it says is printed without passwords
+        return
+    for value in values:
+        for text in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(text, str | QuotedString):
+                yield text.text if isinstance(text, QuotedString) else text
 
 
 class Composer:

@@ -74,9 +74,14 @@ def _parse(uri: str, name: str) -> URL:
     import sqlalchemy
 
     try:
-        return sqlalchemy.make_url(uri)
-    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        raise Refused(f"{name}: {error}") from None
+        url = sqlalchemy.make_url(uri)
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError):
+        url = None
+    if url is None or "@" in (url.host or ""):
+        # What SQLAlchemy or a driver says of a password cut in two would show one half of it.
+        form = "SCHEME://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password"
+        raise Refused(f"{name}: is no URI of a database; allowed is {form}")
+    return url
 
 
 def _address(file: Path, name: str) -> str:

@@ -6,9 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mfgd.passwords import hide_passwords
+
 
 class Refused(ValueError):
-    """An input that cannot be used: one line with the key, its value and what is allowed."""
+    """An input that cannot be used: one line with the key, its value and what is allowed, without
+    passwords."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(hide_passwords(text))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from mfgd import database
 from mfgd.database import first_line
 from mfgd.errors import Refused
+from mfgd.passwords import HIDDEN, hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,12 +56,6 @@ def choose_uri(uri: str | None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def hide_password(uri: str) -> str:
-    """The URI as it may be printed."""
-    parts = urlsplit(uri)
-    return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@")
-
-
 def check_uri(uri: str) -> str:
     """Returns the URI with the absolute path of a SQLite file: MLflow keeps the connection of a URI
     if the working directory changes.
@@ -72,6 +67,8 @@ def check_uri(uri: str) -> str:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES:
         raise Refused(f"{name}: not supported; allowed are {', '.join(SCHEMES)} URIs")
+    if f"{HIDDEN}@" in uri or f"={HIDDEN}" in uri:
+        raise Refused(f"{name}: {HIDDEN} stands for a password; allowed is the password itself")
     return uri if scheme.startswith("http") else database.resolve(uri, name)
 
 

@@ -26,6 +26,7 @@ from mfgd.config import Point
 from mfgd.mlflow_client import log_batches
 from mfgd.mlflow_dataset import dataset_input
 from mfgd.mlflow_reader import load_runs, table_of
+from mfgd.passwords import hide_password
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import (
@@ -246,9 +247,9 @@ class MlflowTracker:
         unfinished: Sequence[Point],
     ) -> None:
         """Writes what the sweep's own run keeps, and the view that opens on it."""
+        line = f"mfgd {self.line}"
         with self._artifacts(self.client.get_run(parent).info) as folder:
             if len(runs):
-                line = f"mfgd {self.line}"
                 sweep_summary.write_files(folder, runs, curves, self.name, line)
             if unfinished or self.resumed:  # the list of the command before is no longer true
                 sweep_summary.write_unfinished(folder, unfinished)
@@ -273,9 +274,7 @@ class MlflowTracker:
                 "charts of this sweep": f"{page}?{self.view}",
                 "compare.html": f"{page}/{parent}/artifacts/{sweep_summary.PAGE}",
             }
-            note = sweep_summary.write_description(
-                runs, f"mfgd {self.line}", links, len(unfinished)
-            )
+            note = sweep_summary.write_description(runs, line, links, len(unfinished))
             self.client.set_tag(parent, "mlflow.note.content", note)
 
     def location(self) -> str:
@@ -283,7 +282,7 @@ class MlflowTracker:
         page = f"#/experiments/{self.experiment_id}/runs"
         if self.view:
             page += f"?{self.view}"
-        address = mlflow_client.hide_password(self.given)
+        address = hide_password(self.given)
         if address.startswith("http"):
             where = f"{address.rstrip('/')}/{page}"
         else:

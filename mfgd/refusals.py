@@ -24,6 +24,7 @@ from yaml import MarkedYAMLError
 
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
+from mfgd.passwords import hide_passwords
 from mfgd.types import Refused
 
 FORM = "must be KEY=VALUE, without blanks; mfgd --help shows all keys"
@@ -46,7 +47,7 @@ def exit_on_refusal() -> Iterator[None]:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         if type(error) in BARE and not frames[-1].f_globals["__name__"].startswith("hydra."):
             raise  # a fault of mfgd or of a user's function
-        print(f"mfgd: {explain(error)}", file=sys.stderr)
+        print(f"mfgd: {hide_passwords(explain(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -95,11 +96,16 @@ def _explain_unreadable(given: str, text: str) -> str:
 
 def quote(key: str, value: str) -> str:
     """An argument as it is pasted into a shell, in quotes for the shell and for Hydra, to whom a
-    backslash is special only before a quote, and before ${."""
+    backslash is special only before ${, and as `quote_value` says."""
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return shlex.quote(f"{key}={quote_value(value)}")
+
+
+def quote_value(value: str) -> str:
+    """A value in quotes for Hydra, to whom a backslash is special only before a quote."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return shlex.quote(f'{key}="{escaped}"')
+    return f'"{escaped}"'
 
 
 def _explain_null_group(_: str) -> str:

@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import compare, config, interrupts, naming, plan, refusals
+from mfgd import compare, config, interrupts, naming, passwords, plan, refusals
 from mfgd.batch import forget_problems
-from mfgd.compose import forget_job
+from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
 from mfgd.runner import (
     Finished,
@@ -42,6 +42,8 @@ class Session:
     def __init__(self) -> None:
         self.folder = os.getcwd()
         """The shell's folder, where tracking is at home whatever hydra.job.chdir does."""
+        self.uris: dict[str, str] = {}
+        """Hidden URI → URI, as `hide_arguments` gives it."""
         self.flags: tuple[str, ...] | None = None
         self.tracker: Tracker | None = None
         """None until it is open."""
@@ -115,7 +117,11 @@ class Session:
             raise Refused("tracking: differs from run to run; allowed is one store for a sweep")
         if self.tracker is not None:
             return self.tracker
-        made: Tracker = self.tracking()
+        keys = self.tracking.arguments
+        for key, value in keys.items():
+            if isinstance(value, str) and key != "experiment":  # a name, which is kept
+                keys[key] = self.uris.get(value, value)
+        made: Tracker = self.tracking.function(**keys)
         return made
 
     def _open(self, tracker: Tracker, resume: bool | str | None, multirun: bool) -> None:
@@ -226,6 +232,7 @@ def set_up_process() -> None:
     """Sets this process up to execute shell lines."""
     sys.path.insert(0, os.getcwd())  # the user's own functions are there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
+    sys.excepthook = passwords.print_error
     interrupts.listen()
     flush_denormals()
     if {"-m", "--multirun"} & set(sys.argv):
@@ -245,6 +252,7 @@ def execute() -> Session:
     decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
     try:
         with refusals.exit_on_refusal():
+            sys.argv[1:], session.uris = hide_arguments(sys.argv[1:])
             decorate(session.run)()
     except KeyboardInterrupt:
         status = "KILLED"

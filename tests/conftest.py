@@ -57,6 +57,7 @@ def here(
     monkeypatch.chdir(tmp_path)
     # The command changes these for good, because it takes the process for its own.
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)

@@ -15,7 +15,6 @@ import mfgd
 from mfgd import plan, problem, runner
 from mfgd.batch import load_problem
 from mfgd.config import Component
-from mfgd.mlflow_client import hide_password
 from mfgd.types import Refused
 
 SERIES = {
@@ -260,7 +259,3 @@ def test_missing_runs_and_experiments_are_refused(store):
         mfgd.load_run("nothing")
     with pytest.raises(Refused, match="experiment nowhere: none of that name"):
         mfgd.load_runs(experiment="nowhere")
-
-
-def test_passwords_are_not_printed():
-    assert hide_password("https://me:secret@example.org/x") == "https://me:***@example.org/x"
