@@ -20,6 +20,8 @@ from mfgd.errors import Refused
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
+MLFLOW = "MLFLOW_DISABLE_TELEMETRY=true mlflow"
+"""MLflow's command for a shell, which by itself would report its use."""
 PATIENCE = 120
 """Seconds that a command waits while another command sets a store up."""
 LOCKS = {
@@ -216,7 +218,7 @@ def _check_schema(connection: Connection, uri: str, name: str, writing: bool) ->
     elif found is None:
         raise Refused(f"{name}: holds no tables of MLflow; allowed is a store of tracked runs")
     elif found in known:
-        upgrade = f"mlflow db upgrade {shlex.quote(name.partition('=')[2])}"
+        upgrade = f"{MLFLOW} db upgrade {shlex.quote(name.partition('=')[2])}"
         raise Refused(
             f"{name}: an older MLflow than {version} made it; keep a copy, and run: {upgrade}"
         )

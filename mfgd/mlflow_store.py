@@ -23,6 +23,7 @@ from mfgd import (
     sweep_summary,
 )
 from mfgd.config import Point
+from mfgd.database import MLFLOW
 from mfgd.mlflow_client import log_batches
 from mfgd.mlflow_dataset import dataset_input
 from mfgd.mlflow_reader import load_runs, table_of
@@ -286,6 +287,6 @@ class MlflowTracker:
         if address.startswith("http"):
             where = f"{address.rstrip('/')}/{page}"
         else:
-            ui = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
+            ui = f"{MLFLOW} ui --backend-store-uri {shlex.quote(address)}"
             where = f"{ui}  and open  http://127.0.0.1:5000/{page}"
         return f"compare in the browser:  {where}"

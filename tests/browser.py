@@ -36,9 +36,7 @@ def launch() -> Iterator[Any]:
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """The address of an MLflow server that shows the store of a folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     options = ["--backend-store-uri", "sqlite:///mlflow.db", "--port", str(port), "--workers", "1"]
     environment = {name: text for name, text in os.environ.items() if "COVERAGE" not in name}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -55,14 +53,20 @@ def serve(folder: Path) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_healthy(address, server)
+        wait_until_healthy(address, server)
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # the server and its worker
         server.wait(timeout=60)
 
 
-def _wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until_healthy(address: str, server: subprocess.Popen[Any]) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):

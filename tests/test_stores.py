@@ -217,7 +217,9 @@ def test_a_schema_of_another_mlflow_is_refused_and_left_as_it_is(here, tmp_path)
             mfgd.load_runs()
         assert hashlib.sha256((tmp_path / "mlflow.db").read_bytes()).hexdigest() == digest
         if revision == older:
-            assert line.endswith("run: mlflow db upgrade sqlite:///mlflow.db")
+            assert line.endswith(
+                "run: MLFLOW_DISABLE_TELEMETRY=true mlflow db upgrade sqlite:///mlflow.db"
+            )
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?uri=true"])
