@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mfgd.config import Point
@@ -51,7 +51,9 @@ def write_row(folder: Path, row: Row, problem: Problem) -> None:
     parquet.write_table(pyarrow.table(columns), folder / TRAJECTORY)
     named = zip(factor_names(len(row.factors)), row.factors, strict=True)
     matrices = {name: W.contiguous() for name, W in named}
-    save_file(matrices | _kept_target(problem, row.factors[0].dtype), folder / MATRICES)
+    matrices |= _kept_target(problem, row.factors[0].dtype)
+    # safetensors.torch.save_file makes a file that nobody else can read, whatever the umask.
+    (folder / MATRICES).write_bytes(save(matrices))
 
 
 def _kept_target(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Nothing that mfgd starts or prints opens a connection but to the store."""
+"""Nothing that mfgd starts or prints opens a connection but to the store; files obey the umask."""
 
 import json
 import os
@@ -32,6 +32,13 @@ sys.addaudithook(record)
 START = "from mfgd.{} import main; main()"
 HERE = {"127.0.0.1", "localhost", "None"}
 SWEEP = ("rank=1,2", "steps=20", "workers=2")
+
+
+def modes(folder: Path) -> tuple[set[str], set[str]]:
+    """The modes of all files in a folder, and of all folders."""
+    paths = list(folder.rglob("*"))
+    files = {oct(path.stat().st_mode & 0o777) for path in paths if path.is_file()}
+    return files, {oct(path.stat().st_mode & 0o777) for path in paths if path.is_dir()}
 
 
 @pytest.fixture
@@ -76,10 +83,11 @@ def test_mlflow_reports_its_use_if_it_may(recorded, tmp_path):
 
 def test_a_sweep_its_comparison_and_the_line_that_it_prints_stay_here(recorded, tmp_path):
     python, page = (sys.executable, "-c"), ("--html", "page.html", "--csv", "runs.csv")
-    said = run(recorded(*python, START.format("__main__"), "--multirun", *SWEEP))
-    run(recorded(*python, START.format("compare"), *page))
+    said = run(recorded(*python, START.format("__main__"), "--multirun", *SWEEP, umask=0o027))
+    run(recorded(*python, START.format("compare"), *page, umask=0o027))
     names = {path.name for path in (tmp_path / "work").rglob("*")}
-    assert names >= {"mlflow.db", "compare.html", "page.html", "runs.csv"}
+    assert names >= {"mlflow.db", "matrices.safetensors", "compare.html", "page.html", "runs.csv"}
+    assert modes(tmp_path / "work") == ({"0o640"}, {"0o750"})
     assert visited(tmp_path) == set()
     (line,) = re.findall(r"compare in the browser:  (.*)  and open  ", said)
     port = find_free_port()
@@ -95,3 +103,15 @@ def test_a_sweep_its_comparison_and_the_line_that_it_prints_stay_here(recorded, 
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=60)
     assert visited(tmp_path) <= HERE
+
+
+def test_all_files_of_a_sweep_obey_the_umask(here, tmp_path):
+    before = os.umask(0o022)
+    try:
+        done = here("--multirun", *SWEEP[:2], "workers=1")
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("matrices.safetensors"))) == 2
+    assert len(list(tmp_path.rglob("*.png"))) > 6
+    assert modes(tmp_path) == ({"0o644"}, {"0o755"})
