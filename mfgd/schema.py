@@ -6,7 +6,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -57,10 +57,10 @@ def keys_of(
 
 def _fields(function: Callable[..., Any], keyword_only: bool = False) -> Values:
     """Returns key → (annotation, default); a default of ``...`` means that the key is required."""
-    hints = get_type_hints(function, include_extras=True)
+    hints = _find_hints(function)
     fields: Values = {}
     for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name, Any)
+        hint: Any = hints.get(parameter.name, Any)
         by_position = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and not keyword_only
         if parameter.kind is parameter.KEYWORD_ONLY or by_position:
             required = parameter.default is parameter.empty
@@ -72,8 +72,17 @@ def _fields(function: Callable[..., Any], keyword_only: bool = False) -> Values:
     return fields
 
 
+def _find_hints(function: Any) -> Values:
+    """The annotations of a function, of what a partial binds, or of an object that is called."""
+    while isinstance(function, partial):
+        function = function.func
+    if not hasattr(function, "__annotations__"):
+        function = function.__call__
+    return get_type_hints(function, include_extras=True)
+
+
 def _takes_any_keyword(function: Callable[..., Any]) -> bool:
-    hints = get_type_hints(function)
+    hints = _find_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             return get_origin(hints.get(parameter.name)) is not Unpack
