@@ -1,10 +1,12 @@
 """The command `mfgd`: `mfgd` runs one, `mfgd --multirun` sweeps."""
 
-from mfgd import interrupts
+from mfgd.environment import search_here_last
 
 
 def main() -> None:
     """The console script."""
+    from mfgd import interrupts
+
     interrupts.leave_at_once()  # the imports take seconds, and nothing is begun
     from mfgd import session
 
@@ -12,4 +14,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    search_here_last()  # before the imports: python -m looks in the working directory first
     main()

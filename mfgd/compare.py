@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from mfgd import listing, passwords
 from mfgd.columns import NoColumn, choose_measure, find_column, short_name
 from mfgd.effects import effect
+from mfgd.environment import search_here_last
 from mfgd.errors import Refused, exit_if_refused
 from mfgd.listing import table
 from mfgd.selection import best, drop_repeats, where
@@ -124,6 +125,7 @@ def _film(options: argparse.Namespace) -> None:
     from mfgd.film import film
     from mfgd.mlflow_reader import load_run
 
+    search_here_last()  # the functions of the user's own that a run names are there
     run_id, name = options.film
     _check_file("film", Path(name), (".gif", ".html"))
     film(load_run(run_id, options.uri), Path(name))

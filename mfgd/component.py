@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from mfgd import schema
+from mfgd import schema, targets
 from mfgd.types import Refused
 
 CONF = Path(__file__).parent / "conf"
@@ -64,7 +63,8 @@ class Component:
 
 
 def _load_component(name: str, target: str, items: Items) -> Component:
-    return Component(name, target, resolve_name(target), items)
+    # The process that pickled it has checked the target; a pickle could name anything by itself.
+    return Component(name, target, targets.load_target(target), items)
 
 
 def list_options(group: str) -> list[str]:
@@ -173,17 +173,27 @@ def _check_component(
 
 def _load_function(key: str, target: str) -> Callable[..., Any]:
     try:
-        function = resolve_name(target)
+        if not _is_option(target):
+            targets.check_target(target)
+        function = targets.load_target(target)
+    except Refused as refused:
+        raise Refused(f"{key}={target}: {refused}") from None
     except Exception as error:  # importing runs a user's file, where anything can go wrong
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f" ({last.filename}, line {last.lineno})" if Path(last.filename).exists() else ""
         if isinstance(error, SyntaxError):  # its text has the place
             place = ""
-        reason = f"{type(error).__name__}: {error}{place}; must be the dotted path of a function"
+        reason = f"{type(error).__name__}: {error}{place}; {targets.FORM}"
         raise Refused(f"{key}={target}: {reason}") from None
     if not callable(function):
-        raise Refused(f"{key}={target}: must be the dotted path of a function")
+        raise Refused(f"{key}={target}: {targets.FORM}")
     return function
+
+
+def _is_option(target: object) -> bool:
+    """Whether a dotted path is that of an option of mfgd."""
+    found = re.fullmatch(rf"mfgd\.({'|'.join(GROUPS)})\.(\w+)", str(target))
+    return found is not None and (CONF / found[1] / f"{found[2]}.yaml").exists()
 
 
 @cache

@@ -84,7 +84,8 @@ def film(run: Run, file: Path) -> None:
     """Writes a tracked run as a film: a page with a slider (.html), or an animation (.gif).
 
     Args:
-        run: as `mfgd.load_run` gives it. Functions of the user's own must be importable.
+        run: as `mfgd.load_run` gives it. Functions of the user's own must be where a shell line
+            may name them.
         file: the page is one file that needs no network.
 
     Raises:

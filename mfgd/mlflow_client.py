@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from mfgd import database
 from mfgd.database import first_line
+from mfgd.environment import change_environment
 from mfgd.errors import Refused
 from mfgd.passwords import HIDDEN, hide_password
 
@@ -43,6 +44,7 @@ METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
 PARENT_TAG = "mlflow.parentRunId"
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Lets a request fail that a server does not answer; MLflow would try again for minutes."""
 UNTRUSTED = (
     "its certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH names certificates to trust, "
     "MLFLOW_TRACKING_INSECURE_TLS=true trusts any"
@@ -102,26 +104,11 @@ def connect(
 
         client = MlflowClient(uri)
         try:
-            with _answer_at_once():
+            with change_environment(AT_ONCE):
                 client.search_experiments(max_results=1)
         except MlflowException as error:
             raise Refused(f"{name}: {_say_why(error)}") from None
     return client
-
-
-@contextmanager
-def _answer_at_once() -> Iterator[None]:
-    """Lets a request fail that a server does not answer; MLflow would try again for minutes."""
-    before = {key: os.environ.get(key) for key in AT_ONCE}
-    os.environ.update(AT_ONCE)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def _say_why(error: MlflowException) -> str:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -26,6 +26,7 @@ from mfgd.artifacts import DrawingError
 from mfgd.batch import load_problem, solve_or_report
 from mfgd.compose import forget_job
 from mfgd.config import Point
+from mfgd.environment import pass_on_search
 from mfgd.internals import stop_forkserver
 from mfgd.mlflow_store import MODULES
 from mfgd.record import Row
@@ -169,9 +170,10 @@ class WorkerPool:
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         threads = max(1, cores() // self.size)
-        arguments = theirs, self.tracker, threads
+        arguments = theirs, self.tracker, threads, dict(os.environ)
         process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
+        with pass_on_search():
+            process.start()
         theirs.close()
         self.workers[ours] = Worker(process)
         self._assign(ours)
@@ -233,12 +235,17 @@ class WorkerPool:
             self.start_worker()
 
 
-def _serve(connection: Connection, tracker: Tracker, threads: int) -> None:
+def _serve(
+    connection: Connection, tracker: Tracker, threads: int, environment: Mapping[str, str]
+) -> None:
     """The work of a process: receives batches and sends reports.
 
     It ends after None, or after an interruption that the first process passes on: what a terminal
-    sends to all processes is not for this one.
+    sends to all processes is not for this one. Its environment is that of the first process, and
+    not that of the process which forked it.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     interrupts.listen([signal.SIGTERM])
     code = 0
     torch.set_num_threads(threads)
@@ -261,7 +268,7 @@ def warm_up() -> None:
     """Starts to import what the processes of a sweep need, while its configs are composed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mfgd.runner", *MODULES])
-    with interrupts.shield():
+    with interrupts.shield(), pass_on_search():
         forkserver.ensure_running()
     # The process that imports would hold the pipes of a refused command until it is done.
     atexit.register(stop_forkserver)

@@ -19,6 +19,7 @@ from mfgd import compare, config, interrupts, naming, passwords, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
+from mfgd.environment import search_here_last
 from mfgd.runner import (
     Finished,
     RunFailed,
@@ -81,7 +82,8 @@ class Session:
         with refusals.exit_on_refusal():
             points, whole = [], False
             for content, node in jobs:
-                points.append(config.read(content, node, self._find_flags(node)))
+                with chdir(self.folder):  # the user's own functions are there
+                    points.append(config.read(content, node, self._find_flags(node)))
                 whole = whole or (len(points) > 1 and _sends_all_at_once(node))
             self.whole = whole
             with chdir(self.folder):
@@ -230,7 +232,7 @@ def _announce(points: Sequence[config.Point]) -> None:
 
 def set_up_process() -> None:
     """Sets this process up to execute shell lines."""
-    sys.path.insert(0, os.getcwd())  # the user's own functions are there
+    search_here_last()  # the user's own functions are there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
     sys.excepthook = passwords.print_error
     interrupts.listen()

@@ -13,10 +13,11 @@ import torch
 from browser import CHROMIUM, launch
 from filelock import FileLock
 
-from mfgd import component, database, session
+from mfgd import component, database, session, targets
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+targets.NAMED = "test_batch,test_config,test_oracles"  # they have functions for configs
 torch.set_num_threads(1)
 
 

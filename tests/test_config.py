@@ -417,7 +417,9 @@ REFUSED = {
     "problem=file problem.path=matrix.xls": (
         "problem.path=matrix.xls: unknown format; allowed are .csv .tsv"
     ),
-    "loss._target_=nowhere.cauchy": "loss._target_=nowhere.cauchy: ModuleNotFoundError",
+    "loss._target_=nowhere.cauchy": (
+        "loss._target_=nowhere.cauchy: nowhere is no module of the working directory; allowed are"
+    ),
     "tracking.uri=ftp://example.org": (
         "tracking.uri=ftp://example.org: not supported; allowed are sqlite,"
     ),
@@ -438,7 +440,7 @@ REFUSED = {
     ),
     "+metrics.spread=null": "metrics.spread=null: has no function",
     "+metrics={2:{_target_:test_config.spread}}": "metrics.2: must be a name of letters, digits,",
-    "+metrics.spread._target_=nowhere.spread": "metrics.spread._target_=nowhere.spread: ModuleNot",
+    "+metrics.spread._target_=nowhere.spread": "metrics.spread._target_=nowhere.spread: nowhere is",
     "+metrics.spread._target_=test_config.spread +metrics.spread.width=-1": (
         "metrics.spread.width=-1: must be greater than 0"
     ),
