@@ -6,7 +6,6 @@ If a sweep asks for what only a job of its own can have, say a log, the jobs run
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from mfgd.compose import Composer
 from mfgd.internals import set_unparsed, set_value
 from mfgd.refusals import exit_on_refusal
+from mfgd.terminal import warn
 from mfgd.types import Refused
 
 LAUNCHERS = ("batch", "basic")
@@ -60,11 +60,11 @@ class BatchLauncher(Launcher):
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         if not composers:
-            print("mfgd: the sweep is empty; nothing was run", file=sys.stderr)
+            warn("the sweep is empty; nothing was run")
             return []
         if needs := self._find_needs_of_a_job():
             why = f"{', '.join(needs)}: what only a job of its own can have"
-            print(f"mfgd: {why}; the jobs run one by one, which is slower", file=sys.stderr)
+            warn(f"{why}; the jobs run one by one, which is slower")
             return [self._run_alone(compose()) for compose in composers]
         return self._run_together(composers)
 
@@ -166,7 +166,7 @@ def _remove_scratch_folder(folder: Path) -> None:
     (folder / "multirun.yaml").unlink(missing_ok=True)
     if any(not path.is_dir() for path in folder.rglob("*")):
         kept = f"{folder} keeps what the jobs wrote"
-        print(f"mfgd: {kept}; hydra.sweep.dir=FOLDER names another place", file=sys.stderr)
+        warn(f"{kept}; hydra.sweep.dir=FOLDER names another place")
     else:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfgd.errors import Refused
+from mfgd.terminal import show_plain
 
 if TYPE_CHECKING:
     import pandas
@@ -140,7 +141,8 @@ def outcomes(runs: pandas.DataFrame) -> pandas.Series:
 
 
 def settings(runs: pandas.DataFrame, key: str) -> pandas.Series:
-    """The values of a key: numbers if all of them are, else text; "–" if a run has none.
+    """The values of a key: numbers if all of them are, else text that prints; "–" if a run has
+    none.
 
     Raises:
         Refused: no run has such a param.
@@ -149,7 +151,7 @@ def settings(runs: pandas.DataFrame, key: str) -> pandas.Series:
     numbers = _to_numbers(texts)
     if numbers.notna().all():
         return numbers.where(numbers.abs() < INFINITE, np.sign(numbers) * np.inf)
-    return texts.fillna("–").astype(str)
+    return texts.fillna("–").astype(str).map(show_plain)
 
 
 def is_numeric(runs: pandas.DataFrame, key: str) -> bool:

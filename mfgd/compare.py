@@ -15,10 +15,11 @@ from mfgd import listing, passwords
 from mfgd.columns import NoColumn, choose_measure, find_column, short_name
 from mfgd.effects import effect
 from mfgd.environment import search_here_last
-from mfgd.errors import Refused, exit_if_refused
+from mfgd.errors import Refused, exit_if_refused, refuse_odd_flags
 from mfgd.listing import table
 from mfgd.selection import best, drop_repeats, where
 from mfgd.summaries import group, importance
+from mfgd.terminal import say
 
 if TYPE_CHECKING:
     import pandas
@@ -46,19 +47,20 @@ SUFFIXES = {
 def main() -> None:
     """`mfgd-compare`: tracked runs as tables, figures and a page."""
     sys.excepthook = passwords.print_error
-    options = _read_arguments()
     gc.disable()  # while MLflow is imported it takes a sixth of the time, and frees nothing
     with exit_if_refused():
+        refuse_odd_flags()
+        options = _read_arguments()
         for option, suffixes in SUFFIXES.items():
             _check_file(option, getattr(options, option), suffixes)
         if options.film:
             _film(options)
             return
         try:
-            print(_compare(options, whole=False))
+            say(_compare(options, whole=False))
         except NoColumn:
             # What was logged to a run after its sweep is in the run alone.
-            print(_compare(options, whole=True))
+            say(_compare(options, whole=True))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mfgd.passwords import hide_passwords
+from mfgd.terminal import warn
 
 
 class Refused(ValueError):
@@ -27,5 +28,16 @@ def exit_if_refused() -> Iterator[None]:
     try:
         yield
     except Refused as refused:
-        print(f"mfgd: {refused}", file=sys.stderr)
+        warn(str(refused))
         raise SystemExit(2) from None
+
+
+def refuse_odd_flags() -> None:
+    """Refuses a flag with a character that does not print, which argparse would print as it is.
+
+    Raises:
+        Refused: with the flag.
+    """
+    for argument in sys.argv[1:]:
+        if argument.startswith("-") and not argument.isprintable():
+            raise Refused(f"{argument}: allowed in a flag are characters that print")

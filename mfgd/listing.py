@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mfgd.columns import ERRORS, FIRST, INFINITE, find_column, find_swept, is_lost, short_name
 from mfgd.effects import CONFIDENCE, Effect
 from mfgd.selection import drop_repeats
+from mfgd.terminal import show_plain
 
 if TYPE_CHECKING:
     import pandas
@@ -149,7 +150,7 @@ def align(columns: Mapping[str, Sequence[object]]) -> str:
     """Titled columns as lines of text."""
     lines: list[str] = []
     for title, values in columns.items():
-        cells = [title, *map(_format_cell, values)]
+        cells = [show_plain(title), *map(_format_cell, values)]
         width = max(map(len, cells))
         lines = lines or [""] * len(cells)
         lines = [f"{line}{cell.ljust(width)}  " for line, cell in zip(lines, cells, strict=True)]
@@ -160,7 +161,7 @@ def _format_cell(value: object) -> str:
     if value is None:
         return "–"
     if not isinstance(value, float):
-        return str(value)
+        return show_plain(str(value))
     if value != value:
         return "–"
     if abs(value) >= INFINITE:

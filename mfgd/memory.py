@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from mfgd.columns import table_line
 from mfgd.config import Point
 from mfgd.record import Row
 from mfgd.target import Problem
+from mfgd.terminal import say
 from mfgd.tracked import Written, find_commit, format_params, last_values, outcome_tags, run_tags
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class MemoryTracker:
 
         errors = [result for _, result in self.runs if isinstance(result, Exception)]
         if errors:
-            traceback.print_exception(errors[0])
+            say("".join(traceback.format_exception(errors[0])).rstrip("\n"), sys.stderr)
         for line in self._lines:
             label = written[line["run_id"]].label if line["run_id"] in written else None
             for key, value in label.numbers.items() if label else ():

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from mfgd.columns import choose_coloured, find_swept
 from mfgd.config import Point
 from mfgd.palette import colour_of
+from mfgd.terminal import show_plain
 from mfgd.tracked import format_params
 
 GREY = "#777777"
@@ -48,7 +49,7 @@ def label_points(points: Sequence[Point]) -> list[Point]:
     numeric = {key: numbers for key in swept if (numbers := _all_numbers(lines, key))}
     labelled = []
     for i, (point, line) in enumerate(zip(points, lines, strict=True)):
-        told = {key: _shorten_path(line[key]) for key in order if key in line}
+        told = {key: show_plain(_shorten_path(line[key])) for key in order if key in line}
         name, title = " ".join(told.values()), ", ".join(map(" ".join, told.items()))
         colour = colours.get(line.get(coloured or "", ""), GREY)
         mirrored = {key: values[i] for key, values in numeric.items()}

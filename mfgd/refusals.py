@@ -25,6 +25,7 @@ from yaml import MarkedYAMLError
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
 from mfgd.passwords import hide_passwords
+from mfgd.terminal import warn
 from mfgd.types import Refused
 
 FORM = "must be KEY=VALUE, without blanks; mfgd --help shows all keys"
@@ -47,7 +48,7 @@ def exit_on_refusal() -> Iterator[None]:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         if type(error) in BARE and not frames[-1].f_globals["__name__"].startswith("hydra."):
             raise  # a fault of mfgd or of a user's function
-        print(f"mfgd: {hide_passwords(explain(error))}", file=sys.stderr)
+        warn(hide_passwords(explain(error)))
         raise SystemExit(2) from None
 
 

@@ -20,6 +20,7 @@ from mfgd.batch import forget_problems
 from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
 from mfgd.environment import search_here_last
+from mfgd.errors import refuse_odd_flags
 from mfgd.runner import (
     Finished,
     RunFailed,
@@ -29,6 +30,7 @@ from mfgd.runner import (
     run_batches,
     warm_up,
 )
+from mfgd.terminal import say, warn
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
 
@@ -145,7 +147,7 @@ class Session:
         for line in plan.list_sources(points):
             if line not in self.read:
                 self.read.add(line)
-                print(line, flush=True)
+                say(line)
 
     def _run_batches(
         self,
@@ -200,18 +202,16 @@ class Session:
                 written[run_id] = written[run_id]._replace(label=point.label)
         runs = tracker.finish(status, written, self.unfinished)
         if len(runs):
-            print(compare.table(compare.best(runs)))
+            say(compare.table(compare.best(runs)))
             undefined = int((runs["tags.outcome"] == Outcome.UNDEFINED.label).sum())
             if undefined:
-                print(
-                    f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}"
-                )
+                say(f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}")
         if self.failures:
-            print(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
+            say(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
         if self.unfinished and tracker.parent:
             count = len(self.unfinished)
-            print(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
-        print(tracker.location())
+            say(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
+        say(tracker.location())
 
 
 def _sends_all_at_once(node: DictConfig) -> bool:
@@ -227,7 +227,7 @@ def _announce(points: Sequence[config.Point]) -> None:
         rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
         what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
         which = "the rate up to which gradient descent can converge to a minimum"
-        print(f"mfgd: {what}, {which}", file=sys.stderr)
+        warn(f"{what}, {which}")
 
 
 def set_up_process() -> None:
@@ -254,13 +254,14 @@ def execute() -> Session:
     decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
     try:
         with refusals.exit_on_refusal():
+            refuse_odd_flags()
             sys.argv[1:], session.uris = hide_arguments(sys.argv[1:])
             decorate(session.run)()
     except KeyboardInterrupt:
         status = "KILLED"
         raise SystemExit(interrupts.EXIT_STATUS) from None
     except RunFailed as failed:  # as Hydra passes it on; the other runs went on
-        print(f"mfgd: {failed}", file=sys.stderr)
+        warn(str(failed))
     except BaseException:
         status = "FAILED"
         raise

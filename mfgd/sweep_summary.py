@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from mfgd.config import Point
 from mfgd.effects import effect
 from mfgd.summaries import group
 from mfgd.sweep_reader import CURVES, SUMMARY, SweepReader
+from mfgd.terminal import show_plain
 from mfgd.tracked import Written
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ LINES = 12
 """Settings in the description."""
 LONGEST = 500
 """Characters of the values of a key."""
+SIGNS = r"([\\`*_{}\[\]|~!#])"
+"""What Markdown reads as more than text, within a line."""
 
 
 def join_curves(
@@ -109,7 +114,7 @@ def write_description(
     parts = [
         " · ".join(f"[{text}]({address})" for text, address in links.items()),
         f"{len(runs)} runs: {told}",
-        f"```\n{line}\n```",
+        _fence(line),
     ]
     keys = main_keys(runs)
     if keys and choose_measure(runs) in runs:
@@ -131,13 +136,25 @@ def _format_medians(runs: pandas.DataFrame, keys: Sequence[str]) -> str:
     measure = choose_measure(runs)
     name = short_name(measure).replace("_", " ")
     table = group(runs, keys, measure)
-    head = [*keys, f"median {name}", "quartiles", "n", "converged", "diverged"]
+    head = [*map(_as_text, keys), f"median {name}", "quartiles", "n", "converged", "diverged"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in table.head(LINES).to_dict("records"):
-        cells = [str(line[key]) for key in keys]
+        cells = [_as_text(line[key]) for key in keys]
         cells += [f"{line['median']:.3g}", f"{line['q25']:.3g} to {line['q75']:.3g}"]
         cells += [str(line["n"]), f"{line['converged']:.0%}", f"{line['diverged']:.0%}"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     if len(table) > LINES:
         lines.append(f"\n{len(table) - LINES} more settings are in summary.csv.")
     return "\n".join(lines)
+
+
+def _fence(line: str) -> str:
+    """A line as a block of code in Markdown, which no backticks in the line can end."""
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{show_plain(line)}\n{fence}"
+
+
+def _as_text(value: object) -> str:
+    """A value as text in Markdown: no sign in it is read as Markdown, or as HTML."""
+    return re.sub(SIGNS, r"\\\1", html.escape(show_plain(str(value)), quote=False))
