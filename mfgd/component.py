@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
 from collections.abc import Callable, Hashable, Sequence
@@ -151,7 +152,11 @@ def _check_component(
     if option:
         own = getattr(import_module(f"mfgd.{group}"), option, None)
     # What a metric or a figure takes by position, mfgd gives it.
-    model = schema.keys_of(function, own, tuple(given), keyword_only=group not in GROUPS)
+    try:
+        model = schema.keys_of(function, own, tuple(given), keyword_only=group not in GROUPS)
+    except Exception as error:  # Python, and pydantic, refuse annotations in many ways
+        reason = f"its keys cannot be read ({type(error).__name__}: {error})"
+        raise Refused(f"{group}._target_={target}: {reason}") from None
     if option and function is not own:
         # A key of the option that the user's function does not take is dropped if nobody set it.
         for key, value in option_keys(group, option).items():
@@ -187,6 +192,8 @@ def _load_function(key: str, target: str) -> Callable[..., Any]:
         raise Refused(f"{key}={target}: {reason}") from None
     if not callable(function):
         raise Refused(f"{key}={target}: {targets.FORM}")
+    if inspect.isbuiltin(function) or getattr(function, "__module__", None) == "builtins":
+        raise Refused(f"{key}={target}: is built in; must be the dotted path of a Python function")
     return function
 
 

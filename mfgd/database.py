@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,21 @@ LOCKS = {
     "mssql": "EXEC sp_getapplock @Resource='mfgd', @LockMode='Exclusive', @LockOwner='Session'",
 }
 """The lock of a database server, which the end of the connection opens."""
+DRIVERS = {
+    "postgresql": {
+        "psycopg2": ("psycopg2", "psycopg2-binary"),
+        "psycopg": ("psycopg", "psycopg[binary]"),
+    },
+    "mysql": {"mysqldb": ("MySQLdb", "mysqlclient"), "pymysql": ("pymysql", "pymysql")},
+    "mssql": {"pyodbc": ("pyodbc", "pyodbc"), "pymssql": ("pymssql", "pymssql")},
+}
+"""Database → driver → the module that it needs, and the package that has the module."""
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message, the error's name if it has none."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # the message would name the file again
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -49,7 +61,7 @@ def resolve(uri: str, name: str) -> str:
     """
     file = find_file(uri, name)
     if file is None:
-        return uri
+        return _choose_driver(uri, name)
     _, mark, query = uri.partition("?")
     return _address(file, name) + mark + query
 
@@ -69,7 +81,27 @@ def find_file(uri: str, name: str) -> Path | None:
             f"{name}: names no file, and each process would have a database of its own; allowed "
             "are sqlite:///FILE and tracking=memory"
         )
+    if "\0" in database:
+        raise Refused(f"{name}: the file has a NUL in its name; allowed is any other name")
     return Path(os.path.abspath(database))
+
+
+def _choose_driver(uri: str, name: str) -> str:
+    """The URI of a database server with the first of its drivers that is installed, unless the URI
+    names one.
+
+    Raises:
+        Refused: no driver is installed.
+    """
+    dialect, mark, rest = uri.partition("://")
+    drivers = DRIVERS.get(dialect, {})
+    for driver, (module, _) in drivers.items():
+        if find_spec(module):
+            return f"{dialect}+{driver}{mark}{rest}"
+    if drivers:
+        packages = " or ".join(package for _, package in drivers.values())
+        raise Refused(f"{name}: no driver of {dialect} is installed; needed is {packages}")
+    return uri
 
 
 def _parse(uri: str, name: str) -> URL:
@@ -108,8 +140,10 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
             of MLflow has made it.
     """
     import sqlalchemy
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
 
+    faults = sqlalchemy.exc.SQLAlchemyError, MlflowException, CommandError
     file = find_file(uri, name)
     try:
         if file and writing:
@@ -123,7 +157,7 @@ def prepare(uri: str, name: str, *, writing: bool) -> str:
                 # Kept in the file: readers and a writer do not wait for each other, and commits are
                 # cheap.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, MlflowException) as error:
+    except (*faults, sqlite3.Error, ImportError, OSError) as error:
         raise Refused(f"{name}: {first_line(error)}") from None
     return uri
 
@@ -141,6 +175,7 @@ def _set_up_file(file: Path, name: str) -> None:
         return
     place = Path(f"{file}.lock")
     try:
+        place.touch()  # where no file can be made, a lock would be waited for
         with FileLock(place, timeout=PATIENCE):
             if not _is_filled(file):
                 draft = file.with_name(f"{file.name}.new")

@@ -177,7 +177,7 @@ def _read_with_source(
     read: Callable[[Opened], tuple[Found, list[str]]],
 ) -> tuple[Found, Source]:
     """What a function makes of a file, with a line that says what was read."""
-    file = Path(path).expanduser()
+    file = Path(path)
     suffix = _suffix(file)
     binary = suffix in formats.READERS or suffix == ".xlsx"
     if (known is not None and suffix not in known) or (known is None and binary):
@@ -226,11 +226,16 @@ def read_or_refuse(read: Callable[[Path], Any], file: Path, source: str) -> Any:
     """What the function `read` makes of a file.
 
     Raises:
-        Refused: no such file, an empty file, or any exception of `read`.
+        Refused: a path that cannot be, no such file, an empty file, or any exception of `read`.
     """
-    if not file.is_file():
+    try:
+        file = file.expanduser()
+        size = file.stat().st_size if file.is_file() else None
+    except (OSError, RuntimeError) as error:  # a name too long, a folder closed, no such user
+        raise Refused(f"{source}: {getattr(error, 'strerror', error)}") from None
+    if size is None:
         raise Refused(f"{source}: no such file")
-    if file.stat().st_size == 0:
+    if size == 0:
         raise Refused(f"{source}: an empty file")
     try:
         with warnings.catch_warnings():

@@ -129,7 +129,7 @@ def file(*, path: str, scale: Positive) -> Init:
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        source, file = f"init.path={path}", Path(path).expanduser()
+        source, file = f"init.path={path}", Path(path)
         reader = _FACTOR_READERS.get(file.suffix.lower())
         if reader is None:
             raise Refused(f"{source}: unknown format; allowed are {' '.join(_FACTOR_READERS)}")

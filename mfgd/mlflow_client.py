@@ -66,9 +66,13 @@ def check_uri(uri: str) -> str:
         Refused: MLflow does not support the URI.
     """
     name = describe(uri)
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    allowed = f"allowed are {', '.join(SCHEMES)} URIs"
+    try:
+        scheme = urlsplit(uri).scheme.partition("+")[0]
+    except ValueError as error:
+        raise Refused(f"{name}: {error}; {allowed}") from None
     if scheme not in SCHEMES:
-        raise Refused(f"{name}: not supported; allowed are {', '.join(SCHEMES)} URIs")
+        raise Refused(f"{name}: not supported; {allowed}")
     if f"{HIDDEN}@" in uri or f"={HIDDEN}" in uri:
         raise Refused(f"{name}: {HIDDEN} stands for a password; allowed is the password itself")
     return uri if scheme.startswith("http") else database.resolve(uri, name)

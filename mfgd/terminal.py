@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+LONGEST = 1000
+"""Characters of a line on stderr; a longer one is cut in its middle."""
+
 
 def show_plain(text: str) -> str:
     r"""The text in one line, a character that does not print as its escape, such as \x1b or \n."""
@@ -24,4 +27,7 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 def warn(text: str) -> None:
     """Prints one line to stderr, as said by mfgd."""
-    print(f"mfgd: {show_plain(text)}", file=sys.stderr, flush=True)
+    line = show_plain(text)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    print(f"mfgd: {line}", file=sys.stderr, flush=True)

@@ -290,6 +290,7 @@ def test_empty_maps_leave_no_trace():
     assert not {"metrics", "figures"} & {*point.resolved, *point.params()}
 
 
+LONG = "a" * 5000
 REFUSED = {
     "rnk=3": "rnk=3: no such key; allowed are rank,",
     "loss.foo=3": "loss.foo=3: no such key; allowed are loss.penalty,",
@@ -420,12 +421,27 @@ REFUSED = {
     "loss._target_=nowhere.cauchy": (
         "loss._target_=nowhere.cauchy: nowhere is no module of the working directory; allowed are"
     ),
+    f"tracking.experiment={LONG}": "tracking.experiment=aaa",
+    f"tracking.uri=sqlite:///{LONG}": "tracking.uri=sqlite:///aaa",
+    f"problem=file problem.path={LONG}.csv": "problem.path=aaa",
+    f"problem=ratings problem.path=/{LONG}/u.data": "problem.path=/aaa",
+    f"problem=synthetic problem.mask={LONG}.csv": "problem.mask=aaa",
+    f"init=file init.path={LONG}.npz": "init.path=aaa",
+    "problem=file problem.path='~nobody-of-this-name/D.csv'": (
+        "problem.path=~nobody-of-this-name/D.csv: Could not determine home directory."
+    ),
     "tracking.uri=ftp://example.org": (
         "tracking.uri=ftp://example.org: not supported; allowed are sqlite,"
     ),
     "tracking.uri=http://127.0.0.1:9": (
         "tracking.uri=http://127.0.0.1:9: no tracking server answers"
     ),
+    "tracking.uri=foo": "tracking.uri=foo: not supported; allowed are sqlite, postgresql,",
+    "tracking.uri='http://['": "tracking.uri=http://[: Invalid IPv6 URL; allowed are sqlite,",
+    "tracking.uri='http://me:a:b@[::1'": "tracking.uri=http://me:***@[::1: Invalid IPv6 URL;",
+    "tracking.uri=postgresql://localhost:port/x": "tracking.uri=postgresql://localhost:port/x: ",
+    "tracking.uri='sqlite:////\0'": "tracking.uri=sqlite:////\\x00: the file has a NUL in its name",
+    "tracking.uri=sqlite:////proc/a.db": "tracking.uri=sqlite:////proc/a.db: cannot be set up",
     "tracking.uri=sqlite:////nowhere/a.db": (
         "tracking.uri=sqlite:////nowhere/a.db: /nowhere/a.db cannot be written to"
     ),
@@ -497,6 +513,7 @@ def test_refused_in_one_line(line, here, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"mfgd: {REFUSED[line]}")
     assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 1100
     if "broken" in line:
         assert f"{tmp_path}/own/loss/broken.yaml, line 2: is not YAML: " in done.stderr
     assert sorted(tmp_path.rglob("*")) == before

@@ -18,6 +18,7 @@ from threading import Thread
 
 import mlflow
 import pytest
+import sqlalchemy
 from alembic.script import ScriptDirectory
 from conftest import UNMEASURED, obey_modes
 from conftest import mfgd as run_mfgd
@@ -25,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import mfgd
+from mfgd import database
 from mfgd.types import Refused
 
 RUN = ("steps=2", "tracking.figures=0")
@@ -220,6 +222,9 @@ def test_a_schema_of_another_mlflow_is_refused_and_left_as_it_is(here, tmp_path)
             assert line.endswith(
                 "run: MLFLOW_DISABLE_TELEMETRY=true mlflow db upgrade sqlite:///mlflow.db"
             )
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("INSERT INTO alembic_version VALUES ('another')")
+    assert "more than one head" in refusal(here(*RUN))
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?uri=true"])
@@ -227,6 +232,31 @@ def test_a_database_of_one_process_is_refused(here, tmp_path, uri):
     line = refusal(here(*RUN, f"tracking.uri='{uri}'"))
     assert line.startswith(f"tracking.uri={uri}: names no file")
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("installed", "uri"),
+    [
+        ({"psycopg2", "psycopg"}, "postgresql+psycopg2://me@host/runs?sslmode=require"),
+        ({"psycopg"}, "postgresql+psycopg://me@host/runs?sslmode=require"),
+    ],
+)
+def test_a_database_server_is_reached_by_the_driver_that_is_installed(monkeypatch, installed, uri):
+    monkeypatch.setattr(database, "find_spec", lambda name: name in installed)
+    given = "postgresql://me@host/runs?sslmode=require"
+    assert database.resolve(given, "") == uri
+    assert sqlalchemy.make_url(uri).get_dialect().driver == uri[len("postgresql+") :].split(":")[0]
+    explicit = given.replace("postgresql", "postgresql+pg8000")
+    assert database.resolve(explicit, "") == explicit
+
+
+def test_a_database_server_without_a_driver_is_refused_with_the_packages(here, monkeypatch):
+    monkeypatch.setattr(database, "find_spec", lambda name: None)
+    line = refusal(here("tracking.uri=postgresql://me:secret@host/runs"))
+    assert line == (
+        "tracking.uri=postgresql://me:***@host/runs: no driver of postgresql is installed; "
+        "needed is psycopg2-binary or psycopg[binary]"
+    )
 
 
 def test_variables_of_mlflow_choose_the_experiment_and_the_run_around(here, tmp_path, monkeypatch):
