@@ -188,14 +188,32 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
         components[group] = share_component(group, nodes[group], options.get(group), overrides)
     for kind in MAPS:
         components[kind] = share_components(kind, nodes[kind])
+    rates = tuple(lr) if isinstance(lr, list) else (lr,)
+    if scalars["dtype"] == torch.float32:
+        given = {f"lr={rate:g}": rate for rate in rates if scalars["lr_unit"] == "absolute"}
+        for group in ("loss", "optimizer", "schedule"):
+            for key, value in components[group].items:
+                if isinstance(value, float):
+                    given[f"{group}.{key}={value:g}"] = value
+        _refuse_lost_in_single(given)
     return Point(
         **scalars,
         **components,
-        lr=tuple(lr) if isinstance(lr, list) else (lr,),
+        lr=rates,
         experiment=options.get("experiment"),
         overrides=overrides,
         flags=flags,
     )
+
+
+def _refuse_lost_in_single(given: Mapping[str, float]) -> None:
+    """Refuses numbers, by what the shell line says of them, that single precision does not have."""
+    numbers = torch.finfo(torch.float32)
+    for said, number in given.items():
+        if number and not numbers.tiny <= abs(number) <= numbers.max:
+            what = "0" if abs(number) < 1 else "infinite"
+            allowed = f"allowed are {numbers.tiny:.3g} to {numbers.max:.3g}, or dtype=float64"
+            raise Refused(f"{said} with dtype=float32: is {what} there; {allowed}")
 
 
 def find_flags(hydra: DictConfig) -> tuple[str, ...]:

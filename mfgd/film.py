@@ -132,11 +132,10 @@ def solve_again(run: Run, point: Point) -> Row:
     # The last bits of a large problem depend on the threads: one in a sweep, all for a run alone.
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
-        flush_denormals()  # as in the process that solved the run
         try:
-            (row,) = Batch([filmed]).solve()
+            with flush_denormals():  # as in the process that solved the run
+                (row,) = Batch([filmed]).solve()
         finally:
-            torch.set_flush_denormal(False)  # as torch begins: a notebook goes on after a film
             torch.set_num_threads(threads)
         if _ends_like(row, run):
             return row

@@ -155,8 +155,10 @@ def geometric(
 
     def choose(budget: int) -> Records:
         if steps is None:
-            axis = np.geomspace(budget, 1, max(points - 1, 1))
-            inner = {round(float(step)) for step in axis}
+            # So many points have a gap below 1 even at the end: more would add no step.
+            enough = math.ceil(budget * math.log(budget)) + 2
+            axis = np.geomspace(float(budget), 1, min(max(points - 1, 1), enough))
+            inner = {min(round(float(step)), budget) for step in axis}
         else:
             inner = set(steps)
             for step in steps:

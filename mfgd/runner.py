@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -249,12 +249,12 @@ def _serve(
     interrupts.listen([signal.SIGTERM])
     code = 0
     torch.set_num_threads(threads)
-    flush_denormals()
     forget_job()
     try:
-        while (batch := connection.recv()) is not None:
-            run_batch(batch, tracker, connection.send)
-            connection.send(None)
+        with flush_denormals():
+            while (batch := connection.recv()) is not None:
+                run_batch(batch, tracker, connection.send)
+                connection.send(None)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         code = interrupts.EXIT_STATUS
     except Exception as error:
@@ -274,12 +274,17 @@ def warm_up() -> None:
     atexit.register(stop_forkserver)
 
 
-def flush_denormals() -> None:
-    """Rounds denormal numbers to 0 in this process: they would slow converged runs down."""
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Rounds denormal numbers to 0 within the block: they would slow converged runs down."""
     # An old NumPy warns on stderr if it first looks at its types after that.
     np.finfo(np.float32)
     np.finfo(np.float64)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def cores() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
@@ -26,6 +27,8 @@ _WORDING = (
     ("less than or equal to", "at most"),
 )
 """What pydantic says, and what mfgd says instead."""
+LARGEST = 2**63 - 1
+"""The largest whole number of an array."""
 NUMBER = r"[+-]?(\d+[.]?\d*|[.]\d+)([eE][+-]?\d+)?"
 
 
@@ -107,7 +110,21 @@ def check(
         checked = model.model_validate(dict(values))
     except ValidationError as errors:
         raise Refused(_explain(errors, model, values, prefix, where)) from None
-    return {key: getattr(checked, key) for key in model.model_fields}
+    given = {key: getattr(checked, key) for key in model.model_fields}
+    for key, value in given.items():
+        for number in value if isinstance(value, list) else [value]:
+            if reason := _say_what_is_lost(number):
+                raise Refused(f"{prefix}{key}={as_written(value)}: {reason}")
+    return given
+
+
+def _say_what_is_lost(number: object) -> str:
+    """Why arithmetic would take a number for another one; empty if it would not."""
+    if isinstance(number, int) and abs(number) > LARGEST:
+        return f"must be within ±{LARGEST}"
+    if isinstance(number, float) and 0 < abs(number) < sys.float_info.min:
+        return f"mfgd rounds it to 0; must be at least {sys.float_info.min:.3g}"
+    return ""
 
 
 def _explain(

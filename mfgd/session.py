@@ -88,6 +88,12 @@ class Session:
                     points.append(config.read(content, node, self._find_flags(node)))
                 whole = whole or (len(points) > 1 and _sends_all_at_once(node))
             self.whole = whole
+        with flush_denormals():  # not before: 1e-308 would be read as 0
+            return self._solve(points, multirun)
+
+    def _solve(self, points: list[config.Point], multirun: bool) -> list[float | RunFailed]:
+        """Solves and tracks points; what each gave, in their order."""
+        with refusals.exit_on_refusal():
             with chdir(self.folder):
                 tracker = self._make_tracker(points)
             if len(points) > 1:
@@ -236,7 +242,6 @@ def set_up_process() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
     sys.excepthook = passwords.print_error
     interrupts.listen()
-    flush_denormals()
     if {"-m", "--multirun"} & set(sys.argv):
         warm_up()
     # What the imports made is no garbage. To look for it again and again would cost a tenth of the

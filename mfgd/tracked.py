@@ -216,7 +216,8 @@ def thin_curves(row: Row) -> Curves:
     shown, measures = _count_shown(row), _known_measures(row)
     kept = np.unique(np.linspace(0, shown - 1, min(shown, CURVE_LENGTH)).round().astype(int))
     names = [name for name in measures if name.removeprefix("theory.") in COMPARED]
-    curves = {name: measures[name][kept].astype("float32") for name in names}
+    with np.errstate(over="ignore"):  # infinity, for a comparison, is as good as 1e300
+        curves = {name: measures[name][kept].astype("float32") for name in names}
     return {"step": row.trajectory["step"][kept].astype("int64"), **curves}
 
 

@@ -370,6 +370,23 @@ REFUSED = {
     "rank=3 init=notebook": "init=notebook",
     "lr=0": "lr=0: must be greater than 0",
     "lr=-1": "lr=-1: must be greater than 0",
+    "lr=1e-308": "lr=1e-308: mfgd rounds it to 0; must be at least 2.23e-308",
+    "lr=[0.1,1e-310]": "lr=[0.1, 1e-310]: mfgd rounds it to 0",
+    "--multirun lr=0.1,1e-308": "lr=1e-308: mfgd rounds it to 0",
+    "loss.penalty=1e-320": "loss.penalty=1e-320: mfgd rounds it to 0",
+    "lr=1e-39 dtype=float32": (
+        "lr=1e-39 with dtype=float32: is 0 there; allowed are 1.18e-38 to 3.4e+38, or dtype=float64"
+    ),
+    "loss=huber loss.delta=1e39 dtype=float32": (
+        "loss.delta=1e+39 with dtype=float32: is infinite there; allowed are"
+    ),
+    "lr=1e400": "lr=inf: must be a finite number",
+    "steps=1e400": "steps=inf: must be an integer",
+    "rank=1000000000000000000000000000000": "rank=1000000000000000000000000000000: must be within",
+    "seed=99999999999999999999999": "seed=99999999999999999999999: must be within ±92233720368547",
+    "problem=synthetic problem.n=9223372036854775808": (
+        "problem.n=9223372036854775808: must be within ±9223372036854775807"
+    ),
     "lr=nan": "lr=nan: must be a finite number",
     "lr=[0.1,-1]": "lr=[0.1, -1]: must be greater than 0",
     "steps=0": "steps=0: must be at least 1",
@@ -519,7 +536,9 @@ def test_refused_in_one_line(line, here, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("line", ["rnk=3", "rank=4 init=spectral", "--multirun rank=1,2,0"])
+@pytest.mark.parametrize(
+    "line", ["rnk=3", "rank=4 init=spectral", "--multirun rank=1,2,0", "lr=1e-308"]
+)
 def test_refused_by_a_process_of_its_own(line, tmp_path):
     done = mfgd(*line.split(), cwd=tmp_path, env=UNMEASURED)
     assert (done.returncode, done.stdout) == (2, "")

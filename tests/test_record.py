@@ -36,6 +36,18 @@ def test_records_and_snapshots(budget, points, snapshots):
     assert not kept or 0 in kept
 
 
+def test_huge_numbers_of_steps_and_points():
+    """2^63 − 1 steps are beyond what floats count, and 10^12 points beyond memory."""
+    steps = geometric(points=5, steps=None, snapshots=0)(2**63 - 1).steps
+    assert steps[:2] == [0, 1]
+    assert steps[-1] == 2**63 - 1
+    ratios = np.diff(np.log(np.array(steps[1:], dtype=float)))
+    assert_allclose(ratios, 63 * np.log(2) / 3, rtol=1e-6)
+    for budget in (1, 2, 3, 1000):
+        every = geometric(points=10**12, steps=None, snapshots=0)(budget).steps
+        assert every == list(range(budget + 1))
+
+
 @pytest.mark.parametrize(("budget", "points"), [(10_000, 40), (10**6, 100), (500, 20)])
 def test_records_are_even_on_a_logarithmic_axis(budget, points):
     steps = np.array(geometric(points=points, steps=None, snapshots=0)(budget).steps[1:])
