@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mfgd.columns import is_plumbing, kind_of, measured, short_name
 from mfgd.listing import align
 from mfgd.palette import OKABE_ITO
+from mfgd.spread import escape_formulas
 
 if TYPE_CHECKING:
     import pandas
@@ -74,6 +75,7 @@ def draw_difference(first: Run, second: Run, names: tuple[str, str]) -> Figure:
         second: the other.
         names: what the legends call them.
     """
+    names = escape_formulas(names[0]), escape_formulas(names[1])
     figure = Figure(figsize=(11, 8.5), layout="constrained", dpi=120)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     above, below = halves

@@ -11,7 +11,7 @@ from mfgd import canvas
 from mfgd.canvas import SMALL
 from mfgd.columns import REPEATS, find_swept, is_lost, settings
 from mfgd.errors import Refused
-from mfgd.spread import describe_sweep, format_setting, values_of
+from mfgd.spread import describe_sweep, escape_formulas, format_setting, values_of
 
 if TYPE_CHECKING:
     import pandas
@@ -77,7 +77,7 @@ def phase(
     # A comparison keeps the name of its column, which says nothing of success.
     is_named = success.name is not None and success.name not in runs
     said = f"share with {success.name}" if is_named else "share of successes"
-    bar.set_label(said, fontsize=8)
+    bar.set_label(escape_formulas(said), fontsize=8)
     bar.ax.tick_params(labelsize=SMALL)
 
     counts = n.to_numpy()[n.notna()]

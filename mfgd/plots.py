@@ -13,6 +13,7 @@ from mfgd.dense import AllEntries
 from mfgd.heatmaps import PIXELS, scale_about_0, scale_of
 from mfgd.palette import BLUE, GREEN, VERMILLION, mode_colours
 from mfgd.record import Row
+from mfgd.spread import escape_formulas
 from mfgd.target import Problem
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _canvas(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height + LINE * len(lines)), dpi=100)
     if lines:
         top = 1 - 0.05 / figure.get_figheight()
-        figure.suptitle("\n".join(lines), fontsize=9, y=top)
+        figure.suptitle(escape_formulas("\n".join(lines)), fontsize=9, y=top)
     return figure
 
 

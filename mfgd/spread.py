@@ -137,7 +137,12 @@ def format_setting(value: object) -> str:
         text = text.rpartition("/")[2]
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
-    return text.replace("$", r"\$")  # matplotlib would read a formula
+    return escape_formulas(text)
+
+
+def escape_formulas(text: str) -> str:
+    """A text of the user's as matplotlib shows it, which would read a formula between two $."""
+    return text.replace("$", r"\$")
 
 
 def label_of(measure: str) -> str:

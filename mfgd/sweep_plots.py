@@ -24,6 +24,7 @@ from mfgd.spread import (
     VALUE,
     count_of,
     describe_sweep,
+    escape_formulas,
     excess_errors,
     format_setting,
     label_of,
@@ -57,7 +58,7 @@ def overview(runs: pandas.DataFrame, title: str = "") -> Figure:
         if excess[~is_lost(runs)].notna().any() and excess[~is_lost(runs)].notna().all():
             column = "metrics.excess_error"
             runs = runs.assign(**{column: excess})
-    return _draw_sweep(runs, column, _arrange(runs), title)
+    return _draw_sweep(runs, column, _arrange(runs), escape_formulas(title))
 
 
 def floor(runs: pandas.DataFrame) -> Figure:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import SYNTHETIC, mask_of, solve
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from test_config import composed
@@ -151,6 +152,23 @@ def texts_of(figure) -> Iterator[Text]:
 def maps_of(figure) -> list:
     """The matrices of a figure of heat maps."""
     return [axes.images[0].get_array() for axes in figure.axes if axes.images]
+
+
+def test_a_users_text_is_no_formula(solved):
+    r"""matplotlib is told to read no formula, and draws the same; `$\q$` would be an error."""
+
+    def draw(figure):
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba()).copy()
+
+    for title in (r"path $\q$.csv", "a$b", r"\$a$", "$$", "$x^2$"):
+        figure = plots.curves(solved[0], title)
+        FigureCanvasAgg(figure)
+        drawn = draw(figure)
+        (shown,) = [text for text in figure.texts if "budget" in text.get_text()]
+        shown.set_text(f"{title}: budget at step 50")
+        shown.set_parse_math(False)
+        np.testing.assert_array_equal(drawn, draw(figure))
 
 
 def test_pictures_of_signed_matrices_are_white_at_0():

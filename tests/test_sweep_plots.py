@@ -339,6 +339,7 @@ SHAPES = {
     "words": {"init": [*INITS, "balanced", "orthogonal"], "loss": ["a", "b"], "optimizer": "xyz"},
     "numbers and words": {"lr": ["0.1", "null"], "rank": [1, 2, 4, 8, 16, 32]},
     "four keys": {"rank": [1, 2, 3], "lr": RATES, "init": ["a", "b"], "loss": ["c", "d"]},
+    "formulas": {"problem__path": [r"$\q$", r"\$\q$", "$$"], "loss": [r"$\q$", "b"]},
     "long names": {"problem__path": PATHS, "loss": ["own.cauchy_with_width", "squared"]},
     "colours": {"lr": RATES, "init__scale": np.geomspace(1e-6, 1, 40)},
     "a thousand": {"rank": range(10), "lr": np.geomspace(1e-4, 1, 20), "seed": SEEDS},
@@ -349,7 +350,7 @@ SHAPES = {
 @pytest.mark.parametrize("keys", SHAPES.values(), ids=SHAPES)
 def test_no_text_is_cut_or_lies_over_another(keys, lost):
     runs = sweep(lost, **keys)
-    assert find_faults(sweep_plots.overview(runs, title="a sweep")) == []
+    assert find_faults(sweep_plots.overview(runs, title=r"a sweep of $\q$")) == []
     records = {"step": [0, 1, 10], "relative_error": [1.0, 0.5, 0.01]}
     curves = pandas.DataFrame(records).merge(runs[["run_id"]], how="cross")
     assert find_faults(sweep_curves.draw_curves(runs, curves)) == []
@@ -357,4 +358,5 @@ def test_no_text_is_cut_or_lies_over_another(keys, lost):
         assert find_faults(sweep_plots.floor(runs)) == []
     if len(keys) > 1:
         two = [key.replace("__", ".") for key in keys][:2]
-        assert find_faults(phase.phase(runs, known(runs) < 1e-3, keys=two)) == []
+        success = (known(runs) < 1e-3).rename(r"loss != '$\q$'")
+        assert find_faults(phase.phase(runs, success, keys=two)) == []
