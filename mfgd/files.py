@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd import formats, frames, tables, triples
+from mfgd import capacity, formats, frames, tables, triples
+from mfgd.capacity import refuse_large_array
 from mfgd.draws import hash_tensors
 from mfgd.matrix import as_floats, as_matrix, real_tensor
 from mfgd.reading import (
@@ -33,6 +34,8 @@ TEXTS = (".csv", ".tsv", ".txt", ".dat", ".data")
 """Suffixes of a matrix in a text file."""
 FRAME_KEYS = ("index", "missing", "columns")
 """The keys that a table of pandas takes."""
+PART = 1 << 20
+"""Bytes that are unpacked at once."""
 Unlisted = Literal["zero", "missing"]
 """What an entry is that a sparse matrix does not list."""
 Found = TypeVar("Found")
@@ -124,6 +127,7 @@ def _read_sparse(
     data: Any, source: str, unlisted: Unlisted, keys: ReadingKeys, remarks: list[str]
 ) -> tuple[Tensor | Listing, list[str]]:
     """A sparse matrix of SciPy, whose unlisted entries are 0 or missing."""
+    refuse_large_array(data.shape[:1])  # of the starts of the rows
     listed = data.tocoo()
     total = len(listed.data)
     # Sums of small types would overflow.
@@ -134,13 +138,9 @@ def _read_sparse(
     if added:
         remarks.append(f"{added} of them added to another of the same place")
     if unlisted == "zero":
-        try:
-            dense = as_floats(compressed, source)
-        except MemoryError:
-            shape = "×".join(map(str, compressed.shape))
-            hint = "problem.unlisted=missing keeps the listed entries alone"
-            raise Refused(f"{shape} entries do not fit into memory; {hint}") from None
-        return as_matrix(drop_values(dense, keys), source), remarks
+        hint = "problem.unlisted=missing keeps the listed entries alone"
+        refuse_large_array(compressed.shape, hint=hint)
+        return as_matrix(drop_values(as_floats(compressed, source), keys), source), remarks
     (n, m), columns = compressed.shape, compressed.indices.astype(np.int64)
     at = np.repeat(np.arange(n), np.diff(compressed.indptr)) * m + columns
     order = np.argsort(at)
@@ -185,13 +185,29 @@ def _read_with_source(
         raise Refused(f"{source}: unknown format; allowed are {allowed}, and .gz behind them")
 
     def read_opened(file: Path) -> tuple[Found, list[str]]:
-        content = file.read_bytes()
-        if file.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-        return read(Opened(content, suffix))
+        return read(Opened(_read_content(file), suffix))
 
     found, remarks = read_or_refuse(read_opened, file, source)
     return found, _name_source(path, found, remarks)
+
+
+def _read_content(file: Path) -> bytes:
+    """The bytes of a file, unpacked.
+
+    Raises:
+        Refused: they do not fit into memory.
+    """
+    refuse_large_array([file.stat().st_size], number=1)
+    if file.suffix.lower() != ".gz":
+        return file.read_bytes()
+    parts, free = [], capacity.free_memory()
+    with gzip.open(file) as packed:
+        while part := packed.read(PART):
+            parts.append(part)
+            free -= 2 * len(part)  # a copy of it follows
+            if free < 0:
+                raise Refused("its bytes do not fit into memory once they are unpacked")
+    return b"".join(parts)
 
 
 def _suffix(file: Path) -> str:
@@ -255,4 +271,4 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name; a pickled array raises ValueError."""
     # NumPy would leave a broken file open if NumPy had opened the file itself.
     with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-        return dict(content)
+        return {name: formats.load_member(content, name) for name in content.files}

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from operator import getitem
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from mfgd.capacity import refuse_large_array
 from mfgd.sparse import ARRAYS
 from mfgd.types import Refused
 
+NUMERIC = {"double": 8, "single": 4, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4}
+NUMERIC |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "logical": 1}
+"""Class of a variable of MATLAB → bytes of an entry."""
 VEILED = "grey values", "transparent pixels missing"
 Remarks = list[str]
 Reader = Callable[[BinaryIO, str | None], tuple[Any, Remarks]]
@@ -47,7 +55,30 @@ def choose_array(arrays: Arrays, variable: str | None) -> tuple[Any, Remarks]:
 
 def read_npy(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     """The array of a .npy file."""
+    _refuse_large_header(file)
+    file.seek(0)
     return np.load(file, allow_pickle=False), []
+
+
+def _refuse_large_header(file: BinaryIO | IO[bytes]) -> None:
+    """Refuses the array of a .npy file that cannot fit into memory."""
+    readers = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+    shape: tuple[int, ...] = ()
+    with suppress(ValueError, KeyError):  # NumPy says what is wrong with another header
+        shape, *_ = readers[read_magic(file)](file)
+    refuse_large_array(shape)
+
+
+def load_member(content: Any, name: str) -> np.ndarray:
+    """An array of an open .npz file.
+
+    Raises:
+        Refused: the array cannot fit into memory.
+    """
+    stored = f"{name}.npy"
+    with content.zip.open(stored if stored in content.zip.namelist() else name) as member:
+        _refuse_large_header(member)
+    return content[name]
 
 
 def read_npz(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
@@ -56,17 +87,19 @@ def read_npz(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
         if {"format", "shape", "data"} <= set(content.files):
             from scipy.sparse import load_npz
 
+            for name in content.files:
+                load_member(content, name)
             file.seek(0)
             return load_npz(file), []
         # An array of Python objects is refused only if it is the one that is read.
         return choose_array(
-            {name: partial(getitem, content, name) for name in content.files}, variable
+            {name: partial(load_member, content, name) for name in content.files}, variable
         )
 
 
 def read_torch(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     """A tensor that torch saved: a plain or sparse tensor, a parameter, or one of a dictionary."""
-    value = torch.load(file, weights_only=True, map_location="cpu")
+    value = load_torch(file)
     remarks: Remarks = []
     if isinstance(value, dict):
         arrays = {str(name): partial(getitem, value, name) for name in value}
@@ -78,6 +111,20 @@ def read_torch(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     listed = value.detach().to_sparse(layout=torch.sparse_coo).coalesce()
     numbers, at = listed.values().numpy(), listed.indices().numpy()
     return coo_array((numbers, tuple(at)), shape=tuple(listed.shape)), remarks
+
+
+def load_torch(file: BinaryIO | Path) -> Any:
+    """What torch saved in a .pt file, without Python objects.
+
+    Raises:
+        Refused: it cannot fit into memory.
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as parts:
+            refuse_large_array([sum(part.file_size for part in parts.infolist())], number=1)
+    if not isinstance(file, Path):
+        file.seek(0)
+    return torch.load(file, weights_only=True, map_location="cpu")
 
 
 def read_safetensors(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
@@ -95,16 +142,23 @@ def read_safetensors(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks
 
 def read_matrix_market(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     """The matrix of a .mtx file."""
-    from scipy.io import mmread
+    from scipy.io import mminfo, mmread
 
+    rows, columns, entries, kind, *_ = mminfo(file)
+    refuse_large_array([rows, columns] if kind == "array" else [entries])
+    file.seek(0)
     return mmread(file), []
 
 
 def read_matlab(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     """A variable of a .mat file: up to version 7 by SciPy, from version 7.3 on by h5py."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     try:
+        for _, shape, kind in whosmat(file):
+            if kind in NUMERIC:
+                refuse_large_array(shape, number=NUMERIC[kind])
+        file.seek(0)
         variables = loadmat(file)
     except NotImplementedError:  # this is how SciPy refuses version 7.3
         file.seek(0)
@@ -139,6 +193,7 @@ def _list_datasets(group: Any, path: str = "") -> Iterator[tuple[str, Callable[[
 def _read_dataset(item: Any) -> Any:
     if item.attrs.get("MATLAB_class") in (b"char", b"cell"):
         raise Refused(f"{item.name.lstrip('/')} is text or a cell array; allowed are real numbers")
+    refuse_large_array(item.shape or ())
     # MATLAB writes its arrays column by column, so that HDF5 has them transposed.
     return item[()].T if "MATLAB_class" in item.attrs else item[()]
 
@@ -150,6 +205,7 @@ def _read_sparse_of_matlab(group: Any) -> Any:
     shape = int(group.attrs["MATLAB_sparse"]), len(starts) - 1
     if "data" not in group:  # MATLAB leaves out what has no entry
         return csc_array(shape)
+    refuse_large_array(group["data"].shape)
     return csc_array((group["data"][()], group["ir"][()], starts), shape=shape)
 
 
@@ -159,6 +215,7 @@ def read_image(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
     from PIL import Image
 
     with Image.open(file) as image:
+        refuse_large_array(image.size)
         pictures = getattr(image, "n_frames", 1)
         if pictures > 1:
             raise Refused(f"{pictures} pictures; allowed is one")
@@ -200,5 +257,10 @@ FRAMES = {".parquet": "read_parquet", ".feather": "read_feather"}
 def load_frame(file: BinaryIO, suffix: str) -> Any:
     """The table of a .parquet or .feather file."""
     import pandas
+    from pyarrow.parquet import read_metadata
 
+    if suffix == ".parquet":
+        found = read_metadata(file)
+        refuse_large_array([found.num_rows, found.num_columns], number=1)
+        file.seek(0)
     return getattr(pandas, FRAMES[suffix])(io.BytesIO(file.read()))

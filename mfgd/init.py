@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
 from mfgd.files import read_arrays, read_or_refuse
+from mfgd.formats import load_torch
 from mfgd.matrix import real_tensor
 from mfgd.target import Problem
 from mfgd.types import Factors, Positive, Refused
@@ -198,6 +199,6 @@ def _split_evenly(U: Tensor, sigma: Tensor, Vh: Tensor, depth: int, scale: float
 
 _FACTOR_READERS: dict[str, Callable[[Path], Any]] = {
     ".npz": read_arrays,
-    ".pt": lambda file: torch.load(file, weights_only=True, map_location="cpu"),
+    ".pt": load_torch,
     ".safetensors": load_file,
 }

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd.capacity import NUMBER, refuse_large_array
 from mfgd.types import Refused
 
 EXACT = 2**53
@@ -22,6 +23,10 @@ def real_tensor(data: Any, source: str) -> Tensor:
             float64 does not have, or no array at all.
     """
     if isinstance(data, Tensor):
+        # An expanded tensor has many entries in few bytes.
+        held = data.layout == torch.strided and data.untyped_storage().nbytes()
+        if data.dtype != torch.float64 or held < NUMBER * data.numel():
+            refuse_large_array(data.shape, source)
         dense = data.detach().to("cpu")
         if dense.layout != torch.strided:
             dense = dense.to_dense()
@@ -37,6 +42,7 @@ def real_tensor(data: Any, source: str) -> Tensor:
 def as_floats(data: Any, source: str) -> np.ndarray:
     """An array of NumPy, pandas or SciPy, or nested lists, in float64."""
     if hasattr(data, "toarray"):
+        refuse_large_array(data.shape, source)
         data = data.toarray()
     elif hasattr(data, "to_numpy"):
         data = data.to_numpy(na_value=np.nan)
@@ -49,6 +55,8 @@ def as_floats(data: Any, source: str) -> np.ndarray:
         raise Refused(f"{source}: complex entries; allowed are real numbers")
     if array.dtype.kind not in "biuf":
         raise Refused(f"{source}: entries of type {array.dtype}; allowed are real numbers")
+    if array.dtype != np.float64:
+        refuse_large_array(array.shape, source)
     floats = array.astype(np.float64, copy=not array.flags.writeable)
     if array.dtype.kind in "iu" and ((array > EXACT) | (array < -EXACT)).any():
         raise Refused(f"{source}: whole numbers beyond 2^53; allowed are numbers of float64")
