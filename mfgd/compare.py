@@ -9,13 +9,13 @@ import argparse
 import gc
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mfgd import listing, passwords
 from mfgd.columns import NoColumn, choose_measure, find_column, short_name
 from mfgd.effects import effect
 from mfgd.environment import search_here_last
-from mfgd.errors import Refused, exit_if_refused, refuse_odd_flags
+from mfgd.errors import Parser, Refused, exit_if_refused, refuse_odd_flags
 from mfgd.listing import table
 from mfgd.selection import best, drop_repeats, where
 from mfgd.summaries import group, importance
@@ -63,13 +63,8 @@ def main() -> None:
             say(_compare(options, whole=True))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(passwords.hide_passwords(message))
-
-
 def _read_arguments() -> argparse.Namespace:
-    parser = _Parser("mfgd-compare", description="Compares tracked runs.")
+    parser = Parser("mfgd-compare", description="Compares tracked runs.")
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN_ID", help="these runs, or the children of these sweeps")
     default = "(default: MLFLOW_EXPERIMENT_NAME, else mfgd)"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from mfgd.passwords import hide_passwords
 from mfgd.terminal import warn
@@ -16,6 +18,17 @@ class Refused(ValueError):
 
     def __init__(self, text: str) -> None:
         super().__init__(hide_passwords(text))
+
+
+class NotWritten(Exception):
+    """A tracker could not keep a run; other runs may fare better."""
+
+
+class Parser(ArgumentParser):
+    """A parser of arguments that prints no passwords."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(hide_passwords(message))
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from mfgd.component import GROUPS
 from mfgd.config import Component, Point
 from mfgd.heatmaps import PIXELS, scale_about_0, scale_of
 from mfgd.init import factor_names
+from mfgd.kernel import flush_denormals
 from mfgd.palette import VERMILLION, mode_colours
 from mfgd.record import Records, Row
-from mfgd.runner import flush_denormals
 from mfgd.target import Problem
 from mfgd.types import Factors, Refused
 

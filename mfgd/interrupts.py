@@ -72,6 +72,11 @@ def _leave_terminal() -> None:
                 os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def has_come() -> bool:
+    """Whether this process is to wind up."""
+    return _state.came
+
+
 @contextmanager
 def defer() -> Iterator[None]:
     """Defers an interruption to the end of the block, which is then complete.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -194,3 +195,23 @@ class MaskedResidual:
         self, left: Tensor, right: Tensor, multiply: Multiply, out: Tensor | None = None
     ) -> Tensor:
         return torch.addcmul(self.D, multiply(left, right, out=out), self.mask, out=out)
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Rounds denormal numbers to 0 within the block: they would slow converged runs down."""
+    # An old NumPy warns on stderr if it first looks at its types after that.
+    np.finfo(np.float32)
+    np.finfo(np.float64)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

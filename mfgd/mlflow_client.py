@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from mfgd import database
@@ -18,6 +16,7 @@ from mfgd.database import first_line
 from mfgd.environment import change_environment
 from mfgd.errors import Refused
 from mfgd.passwords import HIDDEN, hide_password
+from mfgd.retry import PersistentClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from mfgd.tracked import MetricPoint
 
-T = TypeVar("T")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -36,10 +34,6 @@ QUIET = {
 for _name, _value in QUIET.items():
     # MLflow reads these when it is imported, here or in a process that starts from this process.
     os.environ.setdefault(_name, _value)
-COLLISIONS = ("database is locked", "UNIQUE constraint", "UniqueViolation", "Duplicate entry")
-"""What databases say if two processes write at once."""
-PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Seconds before each new try at a locked database."""
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
 PARENT_TAG = "mlflow.parentRunId"
@@ -90,7 +84,8 @@ def connect(
 
     Args:
         uri: as `choose_uri` takes it.
-        writing: whether a database is set up if there is none.
+        writing: whether a database is set up if there is none, and requests are made again if they
+            fail (`mfgd.retry`).
         shown: the URI as messages show it, if not as it is.
 
     Raises:
@@ -112,7 +107,9 @@ def connect(
                 client.search_experiments(max_results=1)
         except MlflowException as error:
             raise Refused(f"{name}: {_say_why(error)}") from None
-    return client
+    # MLflow logs what it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    return cast("MlflowClient", PersistentClient(client)) if writing else client
 
 
 def _say_why(error: MlflowException) -> str:
@@ -156,21 +153,6 @@ def _silence_logging() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def retry_collisions(request: Callable[[], T]) -> T:
-    """Repeats a request that collides with another process: SQLite refuses a writer that it cannot
-    queue, and a dataset that both processes find missing is made twice."""
-    from mlflow.exceptions import MlflowException
-
-    for pause in PAUSES:
-        try:
-            return request()
-        except MlflowException as error:
-            if not any(sign in str(error) for sign in COLLISIONS):
-                raise
-            time.sleep(pause * (1 + random.random()))
-    return request()
-
-
 def children_of(parent: str) -> str:
     """MLflow's filter for the children of a run."""
     return f"tags.`{PARENT_TAG}` = '{parent}'"
@@ -191,5 +173,5 @@ def log_batches(
     metrics = [Metric(*values) for values in points]
     while params or metrics or marks:
         lot = metrics[:METRICS_A_REQUEST], params[:PARAMS_A_REQUEST], marks
-        retry_collisions(partial(client.log_batch, run_id, *lot))
+        client.log_batch(run_id, *lot)
         params, metrics, marks = params[PARAMS_A_REQUEST:], metrics[METRICS_A_REQUEST:], []

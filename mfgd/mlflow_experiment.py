@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from urllib.request import url2pathname
 
 from mfgd.database import first_line
 from mfgd.errors import Refused
-from mfgd.mlflow_client import connect, retry_collisions
+from mfgd.mlflow_client import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +107,7 @@ def _create(client: MlflowClient, name: str, root: Path | None) -> Experiment:
         _make_writable(folder)
         place = folder.as_uri()
     try:
-        retry_collisions(partial(client.create_experiment, name, place))
+        client.create_experiment(name, place)
     except MlflowException as error:
         reason = first_line(error)
     known = client.get_experiment_by_name(name)  # perhaps another command has made it

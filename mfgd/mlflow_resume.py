@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,20 @@ from mfgd.database import first_line
 from mfgd.errors import Refused
 from mfgd.mlflow_client import children_of
 from mfgd.mlflow_reader import search
+from mfgd.retry import http_status
+from mfgd.terminal import warn
 from mfgd.tracked import Earlier
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities import RunInfo
 
 FREE = ("workers=", "batch_bytes=", "tracking.", "tracking=")
 """How overrides begin that may differ when a sweep goes on."""
 LEFT = "the process that wrote the run died"
+MISSING = 404
+"""The answer of HTTP for what is not there."""
 
 
 def identify_process() -> dict[str, str]:
@@ -88,13 +93,19 @@ def _says_of_runs(line: str) -> list[str]:
 
 def _refuse_living(run: MlflowRun, given: str | bool) -> None:
     """Refuses a sweep whose process lives, or may live on another machine."""
-    host, pid, started = (run.data.tags.get(key, "") for key in ("host", "pid", "pid.started"))
-    if host == socket.gethostname():
-        if started and _start_of(int(pid)) == started:
-            raise Refused(f"resume={given}: process {pid} runs this sweep; end the process first")
-    elif given is True:
+    tags = run.data.tags
+    if lives(tags):
+        pid = tags["pid"]
+        raise Refused(f"resume={given}: process {pid} runs this sweep; end the process first")
+    if tags["host"] != socket.gethostname() and given is True:
         then = f"if it died there, give resume={run.info.run_id}"
-        raise Refused(f"resume=true: the sweep runs on {host}; {then}")
+        raise Refused(f"resume=true: the sweep runs on {tags['host']}; {then}")
+
+
+def lives(process: Mapping[str, str]) -> bool:
+    """Whether a process of this machine lives, by what `identify_process` gave."""
+    host, pid, started = (process.get(key, "") for key in ("host", "pid", "pid.started"))
+    return host == socket.gethostname() and bool(started) and _start_of(int(pid)) == started
 
 
 def take_over(client: MlflowClient, run: MlflowRun, tags: dict[str, str]) -> None:
@@ -114,8 +125,36 @@ def take_over(client: MlflowClient, run: MlflowRun, tags: dict[str, str]) -> Non
 def end_children(client: MlflowClient, experiment_id: str, parent: str) -> None:
     """Ends the runs that a process which died was writing."""
     for run in search(client, [experiment_id], _children(parent, "RUNNING")):
-        client.set_tag(run.info.run_id, "outcome.reason", LEFT)
-        client.set_terminated(run.info.run_id, "KILLED")
+        end_run(client, run.info.run_id)
+
+
+def end_run(client: MlflowClient, run_id: str) -> None:
+    """Ends a run that nobody writes any more."""
+    client.set_tag(run_id, "outcome.reason", LEFT)
+    client.set_terminated(run_id, "KILLED")
+
+
+def find_info(client: MlflowClient, run_id: str) -> RunInfo | None:
+    """MLflow's info of a run, None if there is no such run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info
+    except MlflowException as error:
+        if http_status(error) == MISSING:
+            return None
+        raise
+
+
+def revive(client: MlflowClient, experiment_id: str, parent: str) -> None:
+    """Takes a sweep that was deleted while it ran out of MLflow's trash."""
+    experiment = client.get_experiment(experiment_id)
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment_id)
+        warn(f"experiment {experiment.name} was deleted while the sweep ran, and is restored")
+    if client.get_run(parent).info.lifecycle_stage != "active":
+        client.restore_run(parent)
+        warn("the sweep's own run was deleted while the sweep ran, and is restored")
 
 
 def find_finished(

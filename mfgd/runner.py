@@ -10,15 +10,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from mfgd import interrupts
@@ -27,7 +26,9 @@ from mfgd.batch import load_problem, solve_or_report
 from mfgd.compose import forget_job
 from mfgd.config import Point
 from mfgd.environment import pass_on_search
+from mfgd.errors import NotWritten
 from mfgd.internals import stop_forkserver
+from mfgd.kernel import cores, flush_denormals
 from mfgd.mlflow_store import MODULES
 from mfgd.record import Row
 from mfgd.tracked import Earlier, Written, outcome_of, thin_curves
@@ -48,6 +49,7 @@ class Finished(NamedTuple):
 
     position: int
     run_id: str
+    """Empty if the tracker could not keep the run."""
     result: float | RunFailed
     """The final loss, or the error of a run that raised."""
     written: Written
@@ -85,6 +87,13 @@ def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]
 
 
 def _write(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
+    try:
+        return _write_result(job, result, tracker)
+    except NotWritten as error:
+        return Finished(job[0], "", RunFailed(str(error)), Written("", {}))
+
+
+def _write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
     position, point = job
     if isinstance(result, Row):
         try:
@@ -272,23 +281,3 @@ def warm_up() -> None:
         forkserver.ensure_running()
     # The process that imports would hold the pipes of a refused command until it is done.
     atexit.register(stop_forkserver)
-
-
-@contextmanager
-def flush_denormals() -> Iterator[None]:
-    """Rounds denormal numbers to 0 within the block: they would slow converged runs down."""
-    # An old NumPy warns on stderr if it first looks at its types after that.
-    np.finfo(np.float32)
-    np.finfo(np.float64)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -21,15 +21,8 @@ from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
 from mfgd.environment import search_here_last
 from mfgd.errors import refuse_odd_flags
-from mfgd.runner import (
-    Finished,
-    RunFailed,
-    cores,
-    flush_denormals,
-    match_finished,
-    run_batches,
-    warm_up,
-)
+from mfgd.kernel import cores, flush_denormals
+from mfgd.runner import Finished, RunFailed, match_finished, run_batches, warm_up
 from mfgd.terminal import say, warn
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
@@ -52,6 +45,8 @@ class Session:
         """None until it is open."""
         self.tracking: config.Component | None = None
         self.finished: list[Finished] = []
+        self.unwritten: list[Finished] = []
+        """The runs that the tracker could not keep."""
         self.unfinished: list[config.Point] = []
         self.solved: dict[str, config.Point] = {}
         """The points of the runs that are written, by id."""
@@ -164,14 +159,19 @@ class Session:
     ) -> dict[int, float | RunFailed]:
         """Runs batches of positions under a progress bar; position → what the run gave."""
         results: dict[int, float | RunFailed] = {}
+        unwritten: set[int] = set()
         pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
         alone = len(points) == 1
         with tqdm(total=len(points), unit="run", mininterval=pace, disable=alone) as progress:
 
             def report(finished: Finished) -> None:
                 results[finished.position] = finished.result
-                self.finished.append(finished)
-                self.solved[finished.run_id] = points[finished.position]
+                if finished.run_id:
+                    self.finished.append(finished)
+                    self.solved[finished.run_id] = points[finished.position]
+                else:
+                    self.unwritten.append(finished)
+                    unwritten.add(finished.position)
                 progress.update()
 
             try:
@@ -182,13 +182,21 @@ class Session:
                 jobs = [[(i, points[i]) for i in batch if i not in results] for batch in batches]
                 run_batches([batch for batch in jobs if batch], tracker, report, workers)
             finally:
-                self.unfinished = [point for i, point in enumerate(points) if i not in results]
+                done = results.keys() - unwritten
+                self.unfinished = [point for i, point in enumerate(points) if i not in done]
         return results
 
     @property
     def failures(self) -> int:
         """How many runs raised."""
         return sum(isinstance(finished.result, RunFailed) for finished in self.finished)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no run raised, and each is where it is tracked."""
+        tracker = self.tracker
+        waiting = tracker.unsent if isinstance(tracker, Resumable) else 0
+        return not (self.failures or self.unwritten or waiting)
 
     def close(self, status: str | None) -> None:
         """Ends the sweep, and prints its best runs and how to look at them.
@@ -200,7 +208,7 @@ class Session:
         if tracker is None:
             return
         if status is None:
-            status = "FAILED" if self.failures else "FINISHED"
+            status = "FAILED" if self.failures or self.unwritten else "FINISHED"
         written = {finished.run_id: finished.written for finished in self.finished}
         if tracker.parent and not self.whole and len(written) > 1:
             labelled = naming.label_points([*self.solved.values()])
@@ -214,6 +222,8 @@ class Session:
                 say(f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}")
         if self.failures:
             say(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
+        if self.unwritten:
+            say(f"{len(self.unwritten)} runs could not be written: {self.unwritten[0].result}")
         if self.unfinished and tracker.parent:
             count = len(self.unfinished)
             say(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
@@ -277,11 +287,12 @@ def execute() -> Session:
 
 
 def main() -> None:
-    """Executes the shell line of this process, and exits with 1 if a run raised."""
+    """Executes the shell line of this process, and exits with 1 if a run raised, or is not where it
+    is tracked."""
     set_up_process()
     try:
-        failures = execute().failures
+        complete = execute().complete
     except KeyboardInterrupt:  # it came when all runs were written
         raise SystemExit(interrupts.EXIT_STATUS) from None
-    if failures:
+    if not complete:
         raise SystemExit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from mfgd.columns import (
     settings,
     short_name,
 )
-from mfgd.config import Point
 from mfgd.effects import effect
 from mfgd.summaries import group
 from mfgd.sweep_reader import CURVES, SUMMARY, SweepReader
@@ -77,10 +75,10 @@ def write_files(
     overview(runs, title).savefig(folder / "figures" / "overview.png")
 
 
-def write_unfinished(folder: Path, points: Sequence[Point]) -> None:
-    """Writes a shell line a point that was not run."""
-    lines = [shlex.join(point.arguments) + "\n" for point in points]
-    (folder / UNFINISHED).write_text("".join(lines), encoding="utf-8")
+def write_unfinished(folder: Path, lines: Sequence[str]) -> None:
+    """Writes the shell lines of the runs that were not done."""
+    text = "".join(f"{line}\n" for line in lines)
+    (folder / UNFINISHED).write_text(text, encoding="utf-8")
 
 
 def find_effects(runs: pandas.DataFrame) -> list[dict[str, Any]]:

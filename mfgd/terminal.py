@@ -27,7 +27,10 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 def warn(text: str) -> None:
     """Prints one line to stderr, as said by mfgd."""
+    from tqdm import tqdm
+
     line = show_plain(text)
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
-    print(f"mfgd: {line}", file=sys.stderr, flush=True)
+    tqdm.write(f"mfgd: {line}", file=sys.stderr)  # above a bar, if one is drawn
+    sys.stderr.flush()

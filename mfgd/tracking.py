@@ -61,6 +61,7 @@ class Tracker(Protocol):
         Raises:
             DrawingError: a figure function of the user raised. Nothing is written, and the runner
                 writes the run again with this error as its result.
+            NotWritten: the run cannot be kept; the sweep goes on.
         """
 
     def finish(
@@ -84,6 +85,9 @@ class Tracker(Protocol):
 @runtime_checkable
 class Resumable(Protocol):
     """A tracker that keeps a sweep for the next process; `Tracker` has the other verbs."""
+
+    unsent: int
+    """How many runs wait on the disk once the tracker has finished."""
 
     def resume(self, sweep: Sequence[str], given: str | bool) -> None:
         """Connects as `Tracker.open` does, and goes on with an earlier sweep.

@@ -143,6 +143,8 @@ def test_an_abandoned_sweep_has_outcomes_of_its_finished_runs_only(left, monkeyp
 
 def test_equal_configs_are_matched_one_by_one():
     class Tracker:
+        unsent = 0
+
         def resume(self, sweep, given):
             raise AssertionError
 
