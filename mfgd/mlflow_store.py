@@ -231,7 +231,8 @@ class MlflowTracker:
         page = f"#/experiments/{self.sender.experiment_id}/runs"
         if self.view:
             page += f"?{self.view}"
-        address = hide_password(self.given)
+        # A database server's URI names the driver that is here; MLflow might choose another one.
+        address = hide_password(self.given if self.given.startswith("sqlite") else self.uri)
         if address.startswith("http"):
             where = f"{address.rstrip('/')}/{page}"
         else:

@@ -1,11 +1,13 @@
 """Does to a sweep what terminals, schedulers and accidents do, and counts what is lost.
 
-`python tests/faults.py` does each fault 20 times at random moments and prints a table;
-`--trials N` and names of faults say otherwise. After each fault the sweep is resumed. `lost` are
-configs that are then not finished, or with other matrices than without a fault; `doubled` are
-configs that are finished twice; `open` is what is left: processes, runs that are RUNNING, locks and
-temporary files, and what was printed as a traceback. `seconds` is the longest time from the fault
-to the end of all processes.
+`python tests/faults.py` does each fault 20 times at random moments and prints a table; names of
+faults, `--trials N` and `--store sqlite|postgresql|server` say otherwise. A sweep that did not end
+by itself is resumed. `lost` are configs that are then not finished, or with other matrices than
+without a fault; `doubled` are configs that are finished twice; `open` is what is left: processes,
+runs that are RUNNING, locks and temporary files, runs that were not sent, and what was printed as a
+traceback. `seconds` is the longest time from the fault to the end of all processes.
+
+`first start` starts four commands at once where nothing was tracked before.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ import pty
 import random
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
+
+from servers import STORES, FileStore
 
 SWEEP = (
     *("--multirun", "seed=range(100)", "rank=1,2,3", "steps=2000", "init.scale=0.1"),
@@ -88,19 +91,9 @@ def list_processes(folder: Path) -> list[str]:
     return found
 
 
-def query(folder: Path, text: str) -> list[tuple]:
-    """Lines of the database, none if there is no such table yet."""
-    file = folder / "mlflow.db"
-    if not file.exists():
-        return []
-    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=20)) as connection:
-        return connection.execute(text).fetchall()
-    return []
-
-
-def count_finished(folder: Path) -> int:
+def count_finished(store: FileStore) -> int:
     finished = "SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'"
-    return next(iter(query(folder, finished)), (0,))[0]
+    return next(iter(store.query(finished)), (0,))[0]
 
 
 def press_several_times(command: Command) -> None:
@@ -135,67 +128,106 @@ FAULTS: dict[str, Callable[[Command], None]] = {
     "closed terminal": close_terminal,
     "kill -9": kill_all,
 }
+RESTART, FIRST = "store restarts", "first start"
 
 
-def read_matrices(folder: Path) -> dict[str, list[str]]:
+def read_matrices(store: FileStore) -> dict[str, list[str]]:
     """Fingerprint → a digest of the matrices of each finished run."""
-    lines = query(
-        folder,
+    lines = store.query(
         "SELECT t.value, r.artifact_uri FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
         "WHERE r.status = 'FINISHED' AND t.key = 'fingerprint'",
     )
     found: dict[str, list[str]] = {}
     for fingerprint, uri in lines:
-        file = Path(uri.removeprefix("file://"), "matrices.safetensors")
+        file = store.find_artifacts(uri) / "matrices.safetensors"
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "none"
         found.setdefault(fingerprint, []).append(digest)
     return found
 
 
-def list_left(folder: Path) -> list[str]:
+def list_left(folder: Path, store: FileStore) -> list[str]:
     """What a command leaves that it should not."""
-    running = query(folder, "SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
+    running = store.query("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
     found = [f"process {pid}" for pid in list_processes(folder)]
     found += [f"RUNNING {run_id}" for (run_id,) in running]
     found += [str(file) for file in (folder / "tmp").iterdir()]
-    found += [file.name for file in folder.iterdir() if file.suffix in (".lock", ".new")]
+    left = (".lock", ".new")
+    found += [
+        file.name for file in folder.iterdir() if file.suffix in left or file.name == "mfgd-unsent"
+    ]
     return found
 
 
-def try_fault(name: str, expected: dict[str, list[str]], moment: int) -> Result:
-    """Does a fault to a sweep of which so many runs are finished, and resumes the sweep."""
+def try_fault(
+    name: str, expected: dict[str, list[str]], moment: int, kind: str = "sqlite"
+) -> Result:
+    """Does a fault to a sweep of which so many runs are finished, and resumes the sweep if that did
+    not end by itself."""
     folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
-    command = Command(folder, *SWEEP)
+    store = STORES[kind](folder)
+    try:
+        result = _do_fault(name, expected, moment, folder, store)
+    finally:
+        store.remove()
+    if not (result.lost or result.doubled or result.left):
+        shutil.rmtree(folder)
+    return result
+
+
+def _do_fault(
+    name: str, expected: dict[str, list[str]], moment: int, folder: Path, store: FileStore
+) -> Result:
+    command = Command(folder, *SWEEP, *store.line)
     until = time.monotonic() + PATIENCE
-    while count_finished(folder) < moment and time.monotonic() < until:
+    while count_finished(store) < moment and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(random.random())
     start = time.monotonic()
-    FAULTS[name](command)
+    if name == RESTART:
+        store.restart()
+    else:
+        FAULTS[name](command)
     status = command.wait()
     seconds = time.monotonic() - start
-    left = [] if name == "kill -9" else list_left(folder)
-    if name != "kill -9" and status not in (130, 0):  # 0: all runs were written
-        left.append(f"exit status {status}")
+    left = [] if name == "kill -9" else list_left(folder, store)
     if name == "kill -9":
         shutil.rmtree(folder / "tmp")  # nobody was left to remove it
+    elif status != 0 and (name == RESTART or status != 130):  # 0: all runs were written
+        left.append(f"exit status {status}")
     outputs = [command.output]
     if status != 0:
-        if next(iter(query(folder, "SELECT COUNT(*) FROM tags WHERE key = 'pid'")), (0,))[0]:
-            again = Command(folder, *SWEEP, "resume=true")
-        else:
-            again = Command(folder, *SWEEP)
+        begun = next(iter(store.query("SELECT COUNT(*) FROM tags WHERE key = 'pid'")), (0,))[0]
+        again = Command(folder, *SWEEP, *store.line, *(["resume=true"] if begun else []))
         if code := again.wait():
             left.append(f"exit status {code} of the resumed sweep")
-        left += list_left(folder)
+        left += list_left(folder, store)
         outputs.append(again.output)
     left += ["traceback" for output in outputs if b"Traceback" in output]
-    found = read_matrices(folder)
+    found = read_matrices(store)
     lost = sum(found.get(key, ["none"])[0] != same[0] for key, same in expected.items())
     doubled = sum(len(same) > 1 for same in found.values())
-    if not (lost or doubled or left):
-        shutil.rmtree(folder)
     return Result(lost, doubled, left, seconds)
+
+
+def start_four_at_once(kind: str) -> Result:
+    """Starts four commands at once in a fresh store."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
+    store = STORES[kind](folder)
+    try:
+        start = time.monotonic()
+        single = ("problem=synthetic", "problem.n=8", "problem.m=7", "steps=9", *store.line)
+        commands = [Command(folder, f"rank={rank}", *single) for rank in range(1, 5)]
+        codes = [command.wait() for command in commands]
+        seconds = time.monotonic() - start
+        left = [f"exit status {code}" for code in codes if code] + list_left(folder, store)
+        left += ["traceback" for command in commands if b"Traceback" in command.output]
+        found = read_matrices(store)
+    finally:
+        store.remove()
+    doubled = sum(len(same) > 1 for same in found.values())
+    if len(found) == 4 and not left:
+        shutil.rmtree(folder)
+    return Result(4 - len(found), doubled, left, seconds)
 
 
 def solve_undisturbed() -> dict[str, list[str]]:
@@ -203,7 +235,7 @@ def solve_undisturbed() -> dict[str, list[str]]:
     folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
     command = Command(folder, *SWEEP)
     assert command.wait() == 0, command.output.decode()
-    expected = read_matrices(folder)
+    expected = read_matrices(FileStore(folder))
     assert len(expected) == COUNT
     shutil.rmtree(folder)
     return expected
@@ -211,17 +243,22 @@ def solve_undisturbed() -> dict[str, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("faults", nargs="*", help=f"some of {', '.join(FAULTS)}")
+    names = [*FAULTS, RESTART, FIRST]
+    parser.add_argument("faults", nargs="*", help=f"some of {', '.join(names)}")
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--store", choices=list(STORES), default="sqlite")
     options = parser.parse_args()
-    expected = solve_undisturbed()
+    chosen = options.faults or names
+    expected = {} if chosen == [FIRST] else solve_undisturbed()
     print(f"{'fault':16}{'trials':>8}{'lost':>6}{'doubled':>9}{'open':>6}{'seconds':>9}")
-    for name in options.faults or FAULTS:
-        results = [
-            # From before the first run is written to shortly before the last.
-            try_fault(name, expected, random.randint(0, COUNT - 50))
-            for _ in range(options.trials)
-        ]
+    for name in chosen:
+        results = []
+        for _ in range(options.trials):
+            if name == FIRST:
+                results.append(start_four_at_once(options.store))
+            else:  # from before the first run is written to shortly before the last
+                moment = random.randint(0, COUNT - 50)
+                results.append(try_fault(name, expected, moment, options.store))
         lost, doubled = (sum(result[i] for result in results) for i in (0, 1))
         left = Counter(text for result in results for text in result.left)
         longest = max(result.seconds for result in results)
