@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mfgd import lanczos, metrics, oracles, theory
+from mfgd.component import build_component
 from mfgd.config import Component, Point
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
@@ -28,32 +29,6 @@ from mfgd.spectra import Triplets
 from mfgd.target import Problem
 from mfgd.types import Factors, Refused
 from mfgd.verdict import Setting
-
-
-def batch_identity(component: Component) -> Hashable:
-    """What the components of one batch have in common: the function and every key that is not a
-    float."""
-    keys = tuple(
-        (key, None if isinstance(value, float) else value) for key, value in component.items
-    )
-    return component.function, keys
-
-
-def build_component(
-    components: Sequence[Component], column: Callable[[list[float]], Tensor]
-) -> Any:
-    """What the common function of components gives if each float becomes a column of the runs'
-    values.
-
-    Args:
-        components: one a run, of equal `batch_identity`.
-        column: B numbers → a column (B, 1, 1).
-    """
-    arguments = dict(components[0].items)
-    for key, value in arguments.items():
-        if isinstance(value, float):
-            arguments[key] = column([dict(component.items)[key] for component in components])
-    return components[0].function(**arguments)
 
 
 class Batch:

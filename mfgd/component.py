@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mfgd import schema, targets
 from mfgd.types import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONF = Path(__file__).parent / "conf"
 """The folder of the options: inside an installed package, beside the package in a checkout."""
@@ -66,6 +69,32 @@ class Component:
 def _load_component(name: str, target: str, items: Items) -> Component:
     # The process that pickled it has checked the target; a pickle could name anything by itself.
     return Component(name, target, targets.load_target(target), items)
+
+
+def batch_identity(component: Component) -> Hashable:
+    """What the components of one batch have in common: the function and every key that is not a
+    float."""
+    keys = tuple(
+        (key, None if isinstance(value, float) else value) for key, value in component.items
+    )
+    return component.function, keys
+
+
+def build_component(
+    components: Sequence[Component], column: Callable[[list[float]], Tensor]
+) -> Any:
+    """What the common function of components gives if each float becomes a column of the runs'
+    values.
+
+    Args:
+        components: one a run, of equal `batch_identity`.
+        column: B numbers → a column (B, 1, 1).
+    """
+    arguments = dict(components[0].items)
+    for key, value in arguments.items():
+        if isinstance(value, float):
+            arguments[key] = column([dict(component.items)[key] for component in components])
+    return components[0].function(**arguments)
 
 
 def list_options(group: str) -> list[str]:

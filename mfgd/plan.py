@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mfgd import theory
-from mfgd.batch import batch_identity, draw_start, load_problem, unit_of_rate
+from mfgd.batch import draw_start, load_problem, unit_of_rate
+from mfgd.component import batch_identity
 from mfgd.config import Component, Point
 from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method

@@ -7,6 +7,7 @@ from cases import solve
 from test_config import composed
 
 from mfgd import batch, plan
+from mfgd.component import batch_identity, build_component
 from mfgd.types import Refused
 
 SYNTHETIC = (
@@ -287,14 +288,12 @@ def test_a_float_becomes_a_column_and_all_else_is_identity():
         composed(*SYNTHETIC, "optimizer=polyak", f"optimizer.{keys}").optimizer
         for keys in ("floor=1.0", "floor=2.0", "metric=scaled")
     )
-    assert (
-        batch.batch_identity(first) == batch.batch_identity(second) != batch.batch_identity(third)
-    )
+    assert batch_identity(first) == batch_identity(second) != batch_identity(third)
 
     def keep(*, floor, metric, damping, alternating):
         return floor, metric, damping, alternating
 
-    kept = batch.build_component(
+    kept = build_component(
         [replace(component, function=keep) for component in (first, second)], tuple
     )
     assert kept == ((1.0, 2.0), "euclidean", (0.0, 0.0), False)
