@@ -31,6 +31,8 @@ class _State:
     came: bool = False
     waiting: bool = False
     """Whether the interruption came in such a block, which has not ended."""
+    patience: float = 0.0
+    """Seconds that it waits at most; 0: as long as it takes."""
 
 
 _state = _State()
@@ -60,8 +62,30 @@ def _hear(number: int, frame: FrameType | None) -> None:
             signal.signal(other, signal.SIG_IGN)  # in Python's last moments too
     if _state.blocks:
         _state.waiting = True
+        if _state.patience and hasattr(signal, "setitimer"):  # Windows has none
+            signal.signal(signal.SIGALRM, _cut_block)
+            signal.setitimer(signal.ITIMER_REAL, _state.patience)
     else:
         raise KeyboardInterrupt
+
+
+def _cut_block(number: int, frame: FrameType | None) -> None:
+    """Ends a block that takes too long, unless an inner block may take as long as it needs."""
+    if _state.patience and take():
+        raise KeyboardInterrupt
+
+
+def waits() -> bool:
+    """Whether an interruption waits for the end of a block."""
+    return _state.waiting
+
+
+def take() -> bool:
+    """Whether an interruption waits. If so the caller ends the work, as a KeyboardInterrupt."""
+    waiting, _state.waiting = _state.waiting, False
+    if waiting and hasattr(signal, "setitimer"):  # the alarm would kill Python's last moments
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return waiting
 
 
 def _leave_terminal() -> None:
@@ -78,19 +102,23 @@ def has_come() -> bool:
 
 
 @contextmanager
-def defer() -> Iterator[None]:
+def defer(patience: float = 0.0) -> Iterator[None]:
     """Defers an interruption to the end of the block, which is then complete.
+
+    Args:
+        patience: seconds after which a block is cut that did not `take` the interruption; 0: never.
 
     Raises:
         KeyboardInterrupt: at the end of the outermost block.
     """
     _state.blocks += 1
+    before, _state.patience = _state.patience, patience
     try:
         yield
     finally:
         _state.blocks -= 1
-    if _state.waiting and not _state.blocks:
-        _state.waiting = False
+        _state.patience = before
+    if not _state.blocks and take():
         raise KeyboardInterrupt
 
 

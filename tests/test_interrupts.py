@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -58,3 +59,30 @@ def test_before_anything_is_begun_the_process_leaves_without_a_word():
     code = "import os\nfrom mfgd import interrupts\ninterrupts.leave_at_once()\n"
     done = run(f"{code}os.kill(os.getpid(), 2)\nprint('went on')")
     assert (done.returncode, done.stdout, done.stderr) == (EXIT_STATUS, "", "")
+
+
+PATIENT = """
+import os, signal, time
+from mfgd import interrupts
+interrupts.listen()
+def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with interrupts.defer(0.3):
+        {inside}
+    print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_block_with_little_patience_is_cut():
+    began = time.monotonic()
+    assert run(PATIENT.format(inside="interrupt(); time.sleep(50)")).stdout == "interrupted\n"
+    assert time.monotonic() - began < 30
+
+
+def test_a_block_takes_an_interruption_as_its_own():
+    taken = "assert interrupts.waits() and interrupts.take() and not interrupts.waits()"
+    done = run(PATIENT.format(inside=f"interrupt(); {taken}; time.sleep(0.5)"))
+    assert (done.stdout, done.returncode) == ("went on\n", 0)
