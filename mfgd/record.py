@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -171,10 +171,75 @@ def geometric(
     return choose
 
 
+class Trace:
+    """What is seen of a batch of runs, from record to record."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._kept: list[tuple[int, Factors]] = []
+        self._lengths, self._running = np.array(0), np.array(True)
+        self._seconds, self._clock = 0.0, time.perf_counter()
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """All of it, up to this moment of the solver's clock."""
+        self.stop_clock()
+        columns = {name: np.stack(column) for name, column in self._columns.items()}
+        return columns, self._kept, self._lengths, self._running, self._seconds
+
+    @content.setter
+    def content(self, content: tuple[Any, ...]) -> None:
+        columns, self._kept, self._lengths, self._running, self._seconds = content
+        self._columns = defaultdict(list, {name: [*rows] for name, rows in columns.items()})
+        self.start_clock()
+
+    def stop_clock(self) -> None:
+        """Stops the solver's clock, and notes the time."""
+        now = time.perf_counter()
+        self._seconds, self._clock = self._seconds + now - self._clock, now
+
+    def start_clock(self) -> None:
+        """Lets the solver's clock run again."""
+        self._clock = time.perf_counter()
+
+    def add(
+        self, state: State, measure: Callable[[State], dict[str, Tensor]], snapshot: bool
+    ) -> None:
+        """Adds a record; the clock stands still while the state is measured."""
+        outcome = state.outcome.cpu().numpy()
+        self.stop_clock()
+        runs = len(outcome)
+        self._columns["step"].append(np.full(runs, float(state.step)))
+        self._columns["seconds"].append(np.full(runs, self._seconds / runs))
+        for name, value in measure(state).items():
+            self._columns[name].append(value.to(torch.float64).cpu().numpy())
+        self._lengths = self._lengths + np.broadcast_to(self._running, runs)
+        self._running = outcome == Outcome.RUNNING
+        if snapshot:
+            self._kept.append((state.step, tuple(W.cpu() for W in state.factors)))
+        self.start_clock()
+
+    def rows(self, state: State, *, snapshots: bool) -> list[Row]:
+        """A row for each run, after its last state."""
+        table = {name: np.stack(column, -1) for name, column in self._columns.items()}
+        rows = []
+        for b, length in enumerate(self._lengths):
+            trajectory = {name: values[b, :length] for name, values in table.items()}
+            factors = tuple(W[b].cpu().clone() for W in state.factors)
+            end = int(trajectory["step"][-1])
+            images = [(step, tuple(W[b] for W in Ws)) for step, Ws in self._kept if step < end]
+            if snapshots:
+                images.append((end, factors))
+            outcome = Outcome(int(state.outcome[b]))
+            rows.append(Row(outcome.label, trajectory, factors, images))
+        return rows
+
+
 def follow(
     states: Iterator[State],
     measure: Callable[[State], dict[str, Tensor]],
     snapshots: frozenset[int] = frozenset(),
+    trace: Trace | None = None,
 ) -> list[Row]:
     """Follows a stream of batched states to its end and returns a row for each run.
 
@@ -185,33 +250,10 @@ def follow(
         states: the states of runs with leading dimension (B,).
         measure: state → name → (B,).
         snapshots: the steps at which the factors are kept.
+        trace: what was seen of the runs before.
     """
-    columns: dict[str, list[np.ndarray]] = defaultdict(list)
-    kept: list[tuple[int, Factors]] = []
-    lengths, running = np.array(0), np.array(True)
-    seconds, clock = 0.0, time.perf_counter()
+    trace = trace or Trace()
+    trace.start_clock()
     for state in states:
-        outcome = state.outcome.cpu().numpy()
-        seconds += time.perf_counter() - clock
-        runs = len(outcome)
-        columns["step"].append(np.full(runs, float(state.step)))
-        columns["seconds"].append(np.full(runs, seconds / runs))
-        for name, value in measure(state).items():
-            columns[name].append(value.to(torch.float64).cpu().numpy())
-        lengths = lengths + np.broadcast_to(running, runs)
-        running = outcome == Outcome.RUNNING
-        if state.step in snapshots:
-            kept.append((state.step, tuple(W.cpu() for W in state.factors)))
-        clock = time.perf_counter()
-
-    table = {name: np.stack(column, -1) for name, column in columns.items()}
-    rows = []
-    for b, length in enumerate(lengths):
-        trajectory = {name: values[b, :length] for name, values in table.items()}
-        factors = tuple(W[b].cpu().clone() for W in state.factors)
-        end = int(trajectory["step"][-1])
-        images = [(step, tuple(W[b] for W in Ws)) for step, Ws in kept if step < end]
-        if snapshots:
-            images.append((end, factors))
-        rows.append(Row(Outcome(int(outcome[b])).label, trajectory, factors, images))
-    return rows
+        trace.add(state, measure, state.step in snapshots)
+    return trace.rows(state, snapshots=bool(snapshots))
