@@ -26,6 +26,16 @@ class Streams:
         self._generators = [stream("optimizer", seed) for seed in seeds]
         self._like = like
 
+    @property
+    def states(self) -> list[Tensor]:
+        """Where each stream is, on the host."""
+        return [generator.get_state() for generator in self._generators]
+
+    @states.setter
+    def states(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, (*, *shape)."""
         return self._draw(standard_normal, shape)
