@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd import lanczos, metrics, oracles, theory
+from mfgd import interrupts, lanczos, metrics, oracles, theory
+from mfgd.checkpoint import PATIENCE, Checkpoint
 from mfgd.component import build_component
 from mfgd.config import Component, Point
 from mfgd.descent import State, descent
@@ -60,12 +62,16 @@ class Batch:
         interleaved = use_interleaved(n, self.first.rank, m, len(points), self.first.device)
         self._stack: Stack = interleave if interleaved else torch.stack
 
-    def solve(self) -> list[Row]:
-        """The rows of the runs, in the order of the points."""
-        with single_threaded(*self.problems[0].shape):
-            return self._solve()
+    def solve(self, checkpoint: Checkpoint | None = None) -> list[Row]:
+        """The rows of the runs, in the order of the points.
 
-    def _solve(self) -> list[Row]:
+        Args:
+            checkpoint: of these points; None: nothing is kept.
+        """
+        with single_threaded(*self.problems[0].shape):
+            return self._solve(checkpoint or Checkpoint(None, self.points))
+
+    def _solve(self, checkpoint: Checkpoint) -> list[Row]:
         first = self.first
         objective = Objective(self._stack_problems(), self._build("loss"))
         optimum, least = self._numbers(self.optima), self._numbers(self.least)
@@ -82,18 +88,22 @@ class Batch:
             full = first.diagnostics == "full"
             return metrics.measure(objective, state, optimum, target, full=full, own=own)
 
+        rates = self._rates()
+        checkpoint.constants = [optimum, *rates]
         states = descent(
             objective,
             self._build("optimizer"),
             self._stack_starts(),
-            lr=multiply_rates(first_rates(self._rates()), self._build("schedule"), first.steps),
+            lr=multiply_rates(first_rates(rates), self._build("schedule"), first.steps),
             records=records.steps,
             divergence=self._numbers([point.divergence for point in self.points]),
             reached=reached,
             patience=first.patience,
             seeds=[point.seed for point in self.points],
+            keeper=checkpoint,
         )
-        rows = follow(states, measure, records.snapshots)
+        with interrupts.defer(PATIENCE):
+            rows = follow(states, measure, records.snapshots, checkpoint.trace)
         for b, row in enumerate(rows):
             self._conclude(b, row)
         return rows
@@ -190,16 +200,25 @@ def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
                 row.values[f"half_time.{i}"] = half
 
 
-def solve_or_report(points: Sequence[Point]) -> Iterator[Sequence[Row | Exception]]:
-    """The rows of a batch at once; one by one if the batch raises, so that one run fails alone."""
+def solve_or_report(
+    points: Sequence[Point], folder: Path | None = None
+) -> Iterator[Sequence[Row | Exception]]:
+    """The rows of a batch at once; one by one if the batch raises, so that one run fails alone.
+
+    Args:
+        points: the runs of the batch.
+        folder: of the checkpoints; None: nothing is kept.
+    """
+    checkpoint = Checkpoint(folder, points)
     try:
-        rows = Batch(points).solve()
+        with checkpoint.threads():
+            rows = Batch(points).solve(checkpoint)
     except Exception as error:
         if len(points) == 1:
             yield [error]
         else:
             for point in points:
-                yield from solve_or_report([point])
+                yield from solve_or_report([point], folder)
     else:
         yield rows
 

@@ -75,7 +75,7 @@ class Point:
     batch_bytes: int
     workers: int | None
     resume: bool | str | None
-    """The sweep that goes on: its id, or True for the newest one of this shell line."""
+    """What goes on: the id of a sweep, or True for what was interrupted of this shell line."""
     problem: Component
     init: Component
     loss: Component

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mfgd.kernel import single_threaded
-from mfgd.method import Optimizer, Rate, choose_runs
+from mfgd.method import Memory, Optimizer, Rate, choose_runs
 from mfgd.objective import Objective
 from mfgd.schedule import Rates, first_rates
 from mfgd.streams import Streams
@@ -68,6 +69,60 @@ def never_converged(state: State) -> Tensor:
     return torch.zeros_like(state.loss, dtype=torch.bool)
 
 
+class Position(NamedTuple):
+    """All that the loop goes on from."""
+
+    step: int
+    records: int
+    """How many records are done."""
+    factors: Factors
+    frozen: Factors
+    """The factors of the last record, which a run keeps that has ended."""
+    memory: Memory
+    streams: Streams
+    outcome: Tensor
+    history: list[tuple[int, Tensor]]
+    """Steps and losses (*,) of the records that a plateau is judged by."""
+
+
+class Keeper(Protocol):
+    """What keeps positions for another process."""
+
+    pace: int
+    """How many steps are done before it is asked again."""
+
+    def restore(self, start: Position, loss: Tensor) -> Position:
+        """The position from which to go on, which is the start if none is kept.
+
+        Args:
+            start: of the descent.
+            loss: at the start, (*,).
+        """
+
+    def is_due(self) -> bool:
+        """Whether a position is to be kept now."""
+
+    def keep(self, position: Position) -> None:
+        """Keeps a position."""
+
+
+class KeepNothing:
+    """The keeper that keeps nothing."""
+
+    pace = sys.maxsize
+
+    def restore(self, start: Position, loss: Tensor) -> Position:
+        return start
+
+    def is_due(self) -> bool:
+        return False
+
+    def keep(self, position: Position) -> None: ...
+
+
+NOTHING_KEPT = KeepNothing()
+
+
 @torch.no_grad()
 def descent(
     objective: Objective,
@@ -80,6 +135,7 @@ def descent(
     reached: Callable[[State], Tensor] = never_converged,
     patience: int | None = None,
     seeds: Sequence[int] | None = None,
+    keeper: Keeper = NOTHING_KEPT,
 ) -> Iterator[State]:
     """The states of gradient descent at the given steps.
 
@@ -101,26 +157,36 @@ def descent(
         patience: a run is on a plateau if its loss fell by less than the share `PLATEAU` over this
             many steps, or since the last record if that is longer ago; None: never.
         seeds: the seed of each run, for a method that draws random numbers; None: 0, 1, ….
+        keeper: keeps positions between two records, and may have one from which to go on.
 
     Yields:
-        The state at each record.
+        The state at each record that is not done.
     """
     rates = lr if callable(lr) else first_rates(lr)
     factors = objective.observation.in_gradient_layout(factors)
     runs = factors[0].shape[:-2].numel()
-    memory = optimizer.init(factors, Streams(seeds or range(runs), factors[0]))
+    streams = Streams(seeds or range(runs), factors[0])
+    memory = optimizer.init(factors, streams)
     with single_threaded(*objective.problem.shape):
         start = objective.value(factors)
         moving = objective.preallocate(factors)
     outcome = torch.full(start.shape, Outcome.RUNNING, dtype=torch.int64, device=start.device)
-    frozen = factors
-    history: list[tuple[int, Tensor]] = []
-    step = 0
-    for record in records:
+    step, done, factors, frozen, memory, streams, outcome, history = keeper.restore(
+        Position(0, 0, factors, factors, memory, streams, outcome, []), start
+    )
+    for record in records[done:]:
         with single_threaded(*objective.problem.shape):
             while step < record:
-                factors, memory = optimizer.step(moving, factors, memory, rates(step))
-                step += 1
+                pause = min(record, step + keeper.pace)
+                while step < pause:
+                    factors, memory = optimizer.step(moving, factors, memory, rates(step))
+                    step += 1
+                if keeper.is_due():
+                    # It has no name, which would hold its tensors in memory.
+                    keeper.keep(
+                        Position(step, done, factors, frozen, memory, streams, outcome, history)
+                    )
+            done += 1
             running = outcome == Outcome.RUNNING
             frozen = factors = choose_runs(running, factors, frozen)
             loss = objective.value(factors)

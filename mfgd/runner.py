@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from mfgd import interrupts
+from mfgd import checkpoint, interrupts
 from mfgd.artifacts import DrawingError
 from mfgd.batch import load_problem, solve_or_report
 from mfgd.compose import forget_job
@@ -58,16 +59,26 @@ class Finished(NamedTuple):
 Report = Callable[[Finished], None]
 
 
-def run_batch(batch: Sequence[Job], tracker: Tracker, report: Report) -> None:
+def run_batch(
+    batch: Sequence[Job], tracker: Tracker, report: Report, folder: Path | None = None
+) -> None:
     """Solves a batch and writes its runs.
 
     An interruption waits until all runs that are solved are written.
+
+    Args:
+        batch: the runs.
+        tracker: keeps them.
+        report: is told of each run that is written.
+        folder: of the checkpoints; None: there are none.
     """
-    for results in solve_or_report([point for _, point in batch]):
+    for results in solve_or_report([point for _, point in batch], folder):
         solved, batch = batch[: len(results)], batch[len(results) :]
         with interrupts.defer():
             for job, result in zip(solved, results, strict=True):
                 report(_write(job, result, tracker))
+            if folder is not None:
+                checkpoint.remove(checkpoint.place(folder, [point for _, point in solved]))
 
 
 def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]) -> list[Finished]:
@@ -110,9 +121,13 @@ def _write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finish
 
 
 def run_batches(
-    batches: Sequence[Sequence[Job]], tracker: Tracker, report: Report, workers: int
+    batches: Sequence[Sequence[Job]],
+    tracker: Tracker,
+    report: Report,
+    workers: int,
+    folder: Path | None = None,
 ) -> None:
-    """Runs batches, side by side if there are several batches and workers.
+    """Runs batches as `run_batch` does, side by side if there are several batches and workers.
 
     Raises:
         KeyboardInterrupt: on an interruption, once all runs that are solved are written and
@@ -120,9 +135,9 @@ def run_batches(
     """
     if min(workers, len(batches)) == 1:
         for batch in batches:
-            run_batch(batch, tracker, report)
+            run_batch(batch, tracker, report, folder)
     else:
-        WorkerPool(batches, tracker, report, workers).work()
+        WorkerPool(batches, tracker, report, workers, folder).work()
 
 
 @dataclass
@@ -143,9 +158,14 @@ class WorkerPool:
     """
 
     def __init__(
-        self, batches: Sequence[Sequence[Job]], tracker: Tracker, report: Report, workers: int
+        self,
+        batches: Sequence[Sequence[Job]],
+        tracker: Tracker,
+        report: Report,
+        workers: int,
+        folder: Path | None = None,
     ) -> None:
-        self.waiting = deque(batches)
+        self.waiting, self.folder = deque(batches), folder
         self.tracker, self.report, self.size = tracker, report, min(workers, len(batches))
         self.workers: dict[Connection, Worker] = {}
         self.known: set[str] = set()
@@ -179,7 +199,7 @@ class WorkerPool:
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         threads = max(1, cores() // self.size)
-        arguments = theirs, self.tracker, threads, dict(os.environ)
+        arguments = theirs, self.tracker, self.folder, threads, dict(os.environ)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         with pass_on_search():
             process.start()
@@ -245,7 +265,11 @@ class WorkerPool:
 
 
 def _serve(
-    connection: Connection, tracker: Tracker, threads: int, environment: Mapping[str, str]
+    connection: Connection,
+    tracker: Tracker,
+    folder: Path | None,
+    threads: int,
+    environment: Mapping[str, str],
 ) -> None:
     """The work of a process: receives batches and sends reports.
 
@@ -262,7 +286,7 @@ def _serve(
     try:
         with flush_denormals():
             while (batch := connection.recv()) is not None:
-                run_batch(batch, tracker, connection.send)
+                run_batch(batch, tracker, connection.send, folder)
                 connection.send(None)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         code = interrupts.EXIT_STATUS

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import chdir
+from pathlib import Path
 from typing import cast
 
 import hydra
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import compare, config, interrupts, naming, passwords, plan, refusals
+from mfgd import checkpoint, compare, config, interrupts, naming, passwords, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
@@ -38,9 +39,13 @@ class Session:
     def __init__(self) -> None:
         self.folder = os.getcwd()
         """The shell's folder, where tracking is at home whatever hydra.job.chdir does."""
+        self.checkpoints: Path | None = None
+        """The folder of checkpoints; None if the tracker is for this process alone."""
         self.uris: dict[str, str] = {}
         """Hidden URI → URI, as `hide_arguments` gives it."""
         self.flags: tuple[str, ...] | None = None
+        self.resumed = False
+        """Whether an earlier sweep goes on."""
         self.tracker: Tracker | None = None
         """None until it is open."""
         self.tracking: config.Component | None = None
@@ -100,7 +105,7 @@ class Session:
                 workers = points[0].workers or cores()
             batches = plan.group_points(points, workers)
             if self.tracker is None:
-                self._open(tracker, points[0].resume, multirun)
+                self._open(tracker, points[0], multirun)
         tracker.expect(len(points))
         self._announce_sources(points)
         _announce(points)
@@ -129,18 +134,22 @@ class Session:
         made: Tracker = self.tracking.function(**keys)
         return made
 
-    def _open(self, tracker: Tracker, resume: bool | str | None, multirun: bool) -> None:
+    def _open(self, tracker: Tracker, first: config.Point, multirun: bool) -> None:
         """Opens the tracker, with a parent run, which may be an earlier one, if this is a sweep."""
         line = [text for text in sys.argv[1:] if not text.startswith(config.RESUME)]
         with interrupts.defer(), chdir(self.folder):
-            if not resume:
+            if isinstance(tracker, Resumable):
+                self.checkpoints = Path(self.folder, checkpoint.FOLDER)
+            if not first.resume:
                 tracker.open(line if multirun else None)
-            elif not multirun:
-                raise Refused(f"resume={resume}: allowed with --multirun")
-            elif isinstance(tracker, Resumable):
-                tracker.resume(line, resume)
+            elif not isinstance(tracker, Resumable):
+                raise Refused(f"resume={first.resume}: this tracking keeps nothing to go on with")
+            elif multirun:
+                tracker.resume(line, first.resume)
+                self.resumed = True
             else:
-                raise Refused(f"resume={resume}: this tracking keeps nothing to go on with")
+                checkpoint.require(Path(self.folder, checkpoint.FOLDER), first)
+                tracker.open(None)
             self.tracker = tracker
 
     def _announce_sources(self, points: Sequence[config.Point]) -> None:
@@ -175,12 +184,13 @@ class Session:
                 progress.update()
 
             try:
-                if points[0].resume:
+                if self.resumed:
                     known = {finished.run_id for finished in self.finished}
                     for finished in match_finished(enumerate(points), tracker, known):
                         report(finished)
                 jobs = [[(i, points[i]) for i in batch if i not in results] for batch in batches]
-                run_batches([batch for batch in jobs if batch], tracker, report, workers)
+                left = [batch for batch in jobs if batch]
+                run_batches(left, tracker, report, workers, self.checkpoints)
             finally:
                 done = results.keys() - unwritten
                 self.unfinished = [point for i, point in enumerate(points) if i not in done]
@@ -227,6 +237,10 @@ class Session:
         if self.unfinished and tracker.parent:
             count = len(self.unfinished)
             say(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
+        if self.checkpoints:
+            checkpoint.clean(self.checkpoints, self.solved.values())
+            if not tracker.parent and checkpoint.place(self.checkpoints, self.unfinished).exists():
+                say("the run is not done; the same line with resume=true goes on")
         say(tracker.location())
 
 

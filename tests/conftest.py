@@ -17,7 +17,9 @@ from mfgd import component, database, session, targets
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-targets.NAMED = "test_batch,test_config,test_oracles"  # they have functions for configs
+targets.NAMED = (
+    "test_batch,test_checkpoint,test_config,test_oracles"  # they have functions for configs
+)
 torch.set_num_threads(1)
 
 

@@ -111,7 +111,8 @@ def test_what_cannot_go_on_is_refused(left, here, tmp_path):
         return said
 
     assert "no sweep of this shell line" in refusal(*LINE, "lr=0.5", *QUICK, "resume=true")
-    assert "with --multirun" in refusal("steps=2", "resume=true")
+    assert "with --multirun" in refusal("steps=2", f"resume={left.parent}")
+    assert "no checkpoint of this line" in refusal("steps=2", "resume=true")
     assert "nothing to go on with" in refusal(*LINE, "tracking=memory", "resume=true")
     longer = [text.replace("1,2,3", "1,2,3,4") for text in LINE]
     assert "allowed is that" in refusal(*longer, *QUICK, f"resume={left.parent}")
