@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
@@ -31,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from mfgd.compose import Composer
 from mfgd.internals import set_unparsed, set_value
 from mfgd.refusals import exit_on_refusal
+from mfgd.sweep_size import refuse_vast_sweep
 from mfgd.terminal import warn
 from mfgd.types import Refused
 
@@ -177,9 +179,9 @@ def _make_folder(parent: str, name: str) -> str:
     return str(folder)
 
 
-class RefuseOtherLaunchers(Callback):
-    """Refuses a launcher that takes jobs to other processes, before any of them starts: each job
-    would be a sweep of its own there."""
+class RefuseSweeps(Callback):
+    """Refuses a sweep before Hydra lists its jobs: one with a launcher that takes jobs to other
+    processes, where each job would be a sweep of its own, or one of too many jobs."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.runtime.choices["hydra/launcher"]
@@ -188,6 +190,12 @@ class RefuseOtherLaunchers(Callback):
                 allowed = " and ".join(LAUNCHERS)
                 why = "takes jobs to other processes, where each would be a sweep of its own"
                 raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
+            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+                lines = [
+                    f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()
+                ]
+                lines += config.hydra.overrides.task
+                refuse_vast_sweep(lines, GlobalHydra.instance().config_loader())
 
 
 @dataclass

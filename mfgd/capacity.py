@@ -100,4 +100,7 @@ def refuse_large_array(
 
 def in_words(size: float) -> str:
     """A number of bytes in words."""
-    return f"{size / 1e9:,.3g} GB" if size >= 1e9 else f"{size / 1e6:,.3g} MB"
+    for unit, name in ((1e12, "TB"), (1e9, "GB")):
+        if size >= unit:
+            return f"{size / unit:,.3g} {name}"
+    return f"{size / 1e6:,.3g} MB"

@@ -67,7 +67,7 @@ def _list_tracking_texts(argument: str) -> Iterator[str]:
     try:
         override = OverridesParser.create().parse_override(argument)
         values = [override.value()]
-        if override.is_sweep_override():
+        if override.is_choice_sweep():  # a range has numbers, and maybe more than memory holds
             values = list(override.sweep_iterator())
     except HydraException:  # Hydra will say why, and what it says is printed without passwords
         return
