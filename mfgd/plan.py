@@ -12,6 +12,7 @@ from mfgd import theory
 from mfgd.batch import draw_start, load_problem, unit_of_rate
 from mfgd.component import batch_identity
 from mfgd.config import Component, Point
+from mfgd.demand import count_parameters, refuse_vast_batches, refuse_vast_run
 from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
@@ -46,6 +47,7 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     """
     layouts: dict[Component, Layout] = {}
     checked: set[Hashable] = set()
+    demands: dict[Hashable, float] = {}
     groups: dict[Hashable, list[int]] = {}
     for i, point in enumerate(points):
         problem, init = drop_seed(point.problem), drop_seed(point.init)
@@ -54,16 +56,19 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         group = layouts[problem], _identity(point)
         if (group, problem, init) not in checked:
             checked.add((group, problem, init))
-            _refuse_early(point)
+            demands[group] = max(_refuse_early(point), demands.get(group, 0))
         groups.setdefault(group, []).append(i)
-    batches = []
-    for members in groups.values():
+    batches: list[list[int]] = []
+    sizes: list[tuple[int, float]] = []
+    for kind, members in groups.items():
         first = points[members[0]]
         size = _batch_size(first, layouts[drop_seed(first.problem)])
         if workers > 1:
             share = len(points) // (2 * workers)
             size = min(size, max(FEWEST, min(MOST, share)))
         batches += [members[i : i + size] for i in range(0, len(members), size)]
+        sizes += [(len(batch), demands[kind]) for batch in batches[len(sizes) :]]
+    refuse_vast_batches(sizes[:workers])
     return batches
 
 
@@ -71,7 +76,7 @@ def _batch_size(point: Point, layout: Layout) -> int:
     """How many runs fit into the budget of bytes."""
     if layout.arrays is None:
         return 1
-    parameters = point.rank * (layout.n + layout.m + (point.depth - 2) * point.rank)
+    parameters = count_parameters(point, layout.n, layout.m)
     # A step touches the residual and its parts, and factors, gradients and next factors.
     numbers = layout.arrays * layout.n * layout.m + 3 * parameters
     return max(1, point.batch_bytes // (numbers * point.dtype.itemsize))
@@ -96,21 +101,23 @@ def _find_layout(point: Point) -> Layout:
     return Layout(problem.layout, *problem.shape, problem.observation.arrays_of_a_step)
 
 
-def _refuse_early(point: Point) -> None:
-    """Builds what a point starts from, for the refusals in it."""
+def _refuse_early(point: Point) -> float:
+    """Builds what a point starts from, for the refusals in it. Returns the bytes that its run
+    needs at once, as far as they are known."""
     for name, _ in point.metrics:
         refuse_built_in(name)
     try:
         problem = load_problem(point.problem)
         refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
+        demand = refuse_vast_run(point, problem, point.record()(point.steps))
         start = draw_start(problem, point)
-        point.record()(point.steps)
         point.optimizer().check(Objective(problem, point.loss()), start)
         unit_of_rate(point, problem, start)
     except Refused:
         raise
     except Exception:
-        return  # A fault in a user's own function fails that run, when the run is solved.
+        return 0.0  # A fault in a user's own function fails that run, when the run is solved.
+    return demand
 
 
 def drop_seed(component: Component) -> Component:

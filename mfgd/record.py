@@ -14,6 +14,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from mfgd.capacity import refuse_large_array
 from mfgd.descent import Outcome, State
 from mfgd.types import Count, Factors, Refused
 
@@ -157,7 +158,9 @@ def geometric(
         if steps is None:
             # So many points have a gap below 1 even at the end: more would add no step.
             enough = math.ceil(budget * math.log(budget)) + 2
-            axis = np.geomspace(float(budget), 1, min(max(points - 1, 1), enough))
+            count = min(max(points - 1, 1), enough)
+            refuse_large_array([count], f"record.points={points}", hint="allowed are fewer")
+            axis = np.geomspace(float(budget), 1, count)
             inner = {min(round(float(step)), budget) for step in axis}
         else:
             inner = set(steps)

@@ -1,0 +1,99 @@
+"""What runs need of the memory, known from their config, and what is refused because it cannot
+fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfgd.capacity import NUMBER, refuse_unless_fits
+from mfgd.config import Point
+from mfgd.metrics import SIGMAS
+from mfgd.record import Records
+from mfgd.streams import Streams
+from mfgd.target import Problem
+
+ARRAY = 100
+"""Bytes of an array around its numbers: each measure of each record is an array over the runs."""
+TENSOR = 400
+"""Bytes of a tensor around its numbers."""
+MEASURES = 10
+"""The columns that every trajectory has, besides the singular values."""
+
+
+def count_parameters(point: Point, n: int, m: int) -> int:
+    """How many numbers the factors of a run have."""
+    return point.rank * (n + m + (point.depth - 2) * point.rank)
+
+
+def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
+    """Refuses a run that cannot fit into memory, before its factors are drawn.
+
+    Args:
+        point: the config of the run.
+        problem: what it factors; D is in memory already.
+        records: when it is measured.
+
+    Returns:
+        The bytes of this process that the run needs at once if it uses its budget.
+
+    Raises:
+        Refused: with the key that decides.
+    """
+    n, m = problem.shape
+    k, steps, kept = point.rank, len(records.steps), len(records.snapshots)
+    factors = point.dtype.itemsize * count_parameters(point, n, m)
+    solving = NUMBER * count_parameters(point, n, m) + TENSOR * point.depth  # the start
+    if point.device == "cpu":
+        # The factors before and after a step, what the method carries, CᵀC and F Fᵀ.
+        carried = _find_share_carried(point, n, m)
+        solving += int((2 + carried) * factors) + 2 * k * k * point.dtype.itemsize
+    measures = MEASURES + min(k, n, m, SIGMAS)
+    parts = {
+        f"rank={k} depth={point.depth}: steps of factors of a {n}×{m} matrix": solving,
+        f"record.snapshots={kept}: so many times the factors": kept * factors,
+        f"record.points={steps}: so many records of a run": steps * measures * (NUMBER + ARRAY),
+    }
+    total = sum(parts.values())
+    refuse_unless_fits(total, f"{max(parts, key=parts.__getitem__)} take", "allowed is less of it")
+    return total
+
+
+def refuse_vast_batches(batches: Sequence[tuple[int, float]]) -> None:
+    """Refuses batches that are solved side by side and cannot fit into memory together.
+
+    Args:
+        batches: runs, and the bytes of each run.
+
+    Raises:
+        Refused: with the number of batches and the runs of a batch.
+    """
+    runs = max((runs for runs, _ in batches), default=0)
+    said = f"batch_bytes: {len(batches)} batches at once of up to {runs} runs take"
+    total = sum(runs * size for runs, size in batches)
+    refuse_unless_fits(total, said, "allowed are a smaller batch_bytes, and fewer workers")
+
+
+def _find_share_carried(point: Point, n: int, m: int) -> float:
+    """How many times the factors an optimizer carries from step to step. What it makes of factors
+    without storage has none either."""
+    with suppress(Exception):  # a user's own method may need numbers
+        factors = tuple(
+            torch.empty(shape, dtype=point.dtype, device="meta")
+            for shape in ((n, point.rank), (point.rank, m))
+        )
+        memory = point.optimizer().init(factors, Streams([point.seed], factors[0]))
+        return _count_bytes(memory) / _count_bytes(factors)
+    return 0.0
+
+
+def _count_bytes(memory: Any) -> int:
+    if isinstance(memory, Tensor):
+        return memory.numel() * memory.element_size()
+    if isinstance(memory, list | tuple):
+        return sum(map(_count_bytes, memory))
+    return 0
