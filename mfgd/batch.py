@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd import interrupts, lanczos, metrics, oracles, theory
+from mfgd import interrupts, lanczos, metrics, oracles, pace, theory
 from mfgd.checkpoint import PATIENCE, Checkpoint
 from mfgd.component import build_component
 from mfgd.config import Component, Point
@@ -102,6 +102,7 @@ class Batch:
             seeds=[point.seed for point in self.points],
             keeper=checkpoint,
         )
+        states = pace.announce_steps(states, first.steps)
         with interrupts.defer(PATIENCE):
             rows = follow(states, measure, records.snapshots, checkpoint.trace)
         for b, row in enumerate(rows):

@@ -17,6 +17,7 @@ from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
+from mfgd.terminal import warn
 from mfgd.types import Refused
 
 FEWEST, MOST = 16, 256
@@ -162,6 +163,16 @@ def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
             unstable.append(point)
             least = min(least, limits[key])
     return unstable, least
+
+
+def announce_unstable(points: Sequence[Point]) -> None:
+    """Warns of learning rates at which gradient descent cannot converge."""
+    beyond, limit = find_unstable(points)
+    if beyond:
+        rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
+        what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
+        which = "the rate up to which gradient descent can converge to a minimum"
+        warn(f"{what}, {which}")
 
 
 def _has_limit(point: Point) -> bool:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import checkpoint, compare, config, interrupts, naming, passwords, plan, refusals
+from mfgd import checkpoint, compare, config, interrupts, naming, pace, passwords, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
@@ -108,7 +108,7 @@ class Session:
                 self._open(tracker, points[0], multirun)
         tracker.expect(len(points))
         self._announce_sources(points)
-        _announce(points)
+        plan.announce_unstable(points)
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
 
@@ -169,9 +169,9 @@ class Session:
         """Runs batches of positions under a progress bar; position → what the run gave."""
         results: dict[int, float | RunFailed] = {}
         unwritten: set[int] = set()
-        pace = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
+        interval = 0.1 if sys.stderr.isatty() else 5.0  # a log keeps every line
         alone = len(points) == 1
-        with tqdm(total=len(points), unit="run", mininterval=pace, disable=alone) as progress:
+        with tqdm(total=len(points), unit="run", mininterval=interval, disable=alone) as progress:
 
             def report(finished: Finished) -> None:
                 results[finished.position] = finished.result
@@ -183,14 +183,20 @@ class Session:
                     unwritten.add(finished.position)
                 progress.update()
 
+            def note(finished: Finished) -> None:
+                report(finished)
+                sweep.note(finished.position)
+
             try:
                 if self.resumed:
                     known = {finished.run_id for finished in self.finished}
                     for finished in match_finished(enumerate(points), tracker, known):
                         report(finished)
-                jobs = [[(i, points[i]) for i in batch if i not in results] for batch in batches]
-                left = [batch for batch in jobs if batch]
-                run_batches(left, tracker, report, workers, self.checkpoints)
+                rest = [[i for i in batch if i not in results] for batch in batches]
+                rest = [batch for batch in rest if batch]
+                sweep = pace.Pace(rest, workers)
+                jobs = [[(i, points[i]) for i in batch] for batch in rest]
+                run_batches(jobs, tracker, note, workers, self.checkpoints)
             finally:
                 done = results.keys() - unwritten
                 self.unfinished = [point for i, point in enumerate(points) if i not in done]
@@ -248,16 +254,6 @@ def _sends_all_at_once(node: DictConfig) -> bool:
     """Whether the sweeper of this hydra node launches all of its jobs at once."""
     sweeper = node.sweeper
     return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
-
-
-def _announce(points: Sequence[config.Point]) -> None:
-    """Warns of learning rates at which gradient descent cannot converge."""
-    beyond, limit = plan.find_unstable(points)
-    if beyond:
-        rates = ", ".join(f"{rate:g}" for rate in sorted({point.lr[-1] for point in beyond}))
-        what = f"{len(beyond)} of {len(points)} runs (lr={rates}) are beyond {limit:.3g}"
-        which = "the rate up to which gradient descent can converge to a minimum"
-        warn(f"{what}, {which}")
 
 
 def set_up_process() -> None:
