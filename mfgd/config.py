@@ -227,6 +227,12 @@ def find_flags(hydra: DictConfig) -> tuple[str, ...]:
     return tuple(flags)
 
 
+def sends_all_at_once(hydra: DictConfig) -> bool:
+    """Whether the sweeper of a hydra node launches all of its jobs at once."""
+    sweeper = hydra.sweeper
+    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
+
+
 def _resolve(value: Any) -> Any:
     """Returns a node of a config as plain Python; a missing value stays "???"."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -17,7 +17,7 @@ from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
-from mfgd.terminal import warn
+from mfgd.terminal import say, warn
 from mfgd.types import Refused
 
 FEWEST, MOST = 16, 256
@@ -137,6 +137,15 @@ def list_sources(points: Sequence[Point]) -> list[str]:
             if source is not None:
                 lines[source.summary] = None
     return list(lines)
+
+
+def announce_sources(points: Sequence[Point], said: set[str]) -> None:
+    """Prints what was read from files, but for the lines that are said already, and adds to
+    them."""
+    for line in list_sources(points):
+        if line not in said:
+            said.add(line)
+            say(line)
 
 
 def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:

@@ -23,7 +23,8 @@ from mfgd.descent import Outcome
 from mfgd.environment import search_here_last
 from mfgd.errors import refuse_odd_flags
 from mfgd.kernel import cores, flush_denormals
-from mfgd.runner import Finished, RunFailed, match_finished, run_batches, warm_up
+from mfgd.pool import run_batches, warm_up
+from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.terminal import say, warn
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
@@ -58,8 +59,8 @@ class Session:
         self.whole = False
         """Whether a sweep comes as a whole, so that its runs can be labelled as they are written.
         Hydra may send it in parts."""
-        self.read: set[str] = set()
-        """What was read from files, as printed."""
+        self.said: set[str] = set()
+        """What was printed of files that were read."""
 
     def run(self, given: DictConfig | Iterator[Job]) -> float | list[float | RunFailed]:
         """Hydra's task: solves and tracks one job, or a stream of jobs together.
@@ -86,7 +87,7 @@ class Session:
             for content, node in jobs:
                 with chdir(self.folder):  # the user's own functions are there
                     points.append(config.read(content, node, self._find_flags(node)))
-                whole = whole or (len(points) > 1 and _sends_all_at_once(node))
+                whole = whole or (len(points) > 1 and config.sends_all_at_once(node))
             self.whole = whole
         with flush_denormals():  # not before: 1e-308 would be read as 0
             return self._solve(points, multirun)
@@ -107,7 +108,7 @@ class Session:
             if self.tracker is None:
                 self._open(tracker, points[0], multirun)
         tracker.expect(len(points))
-        self._announce_sources(points)
+        plan.announce_sources(points, self.said)
         plan.announce_unstable(points)
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
@@ -151,13 +152,6 @@ class Session:
                 checkpoint.require(Path(self.folder, checkpoint.FOLDER), first)
                 tracker.open(None)
             self.tracker = tracker
-
-    def _announce_sources(self, points: Sequence[config.Point]) -> None:
-        """Prints what was read from files, once a file."""
-        for line in plan.list_sources(points):
-            if line not in self.read:
-                self.read.add(line)
-                say(line)
 
     def _run_batches(
         self,
@@ -248,12 +242,6 @@ class Session:
             if not tracker.parent and checkpoint.place(self.checkpoints, self.unfinished).exists():
                 say("the run is not done; the same line with resume=true goes on")
         say(tracker.location())
-
-
-def _sends_all_at_once(node: DictConfig) -> bool:
-    """Whether the sweeper of this hydra node launches all of its jobs at once."""
-    sweeper = node.sweeper
-    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
 
 
 def set_up_process() -> None:
