@@ -190,11 +190,11 @@ class RefuseSweeps(Callback):
                 allowed = " and ".join(LAUNCHERS)
                 why = "takes jobs to other processes, where each would be a sweep of its own"
                 raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
-            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
-                lines = [
-                    f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()
-                ]
-                lines += config.hydra.overrides.task
+            node: Any = OmegaConf.to_container(config.hydra, resolve=False)
+            if node["runtime"]["choices"]["hydra/sweeper"] == "basic":
+                params = node["sweeper"]["params"] or {}
+                lines = [f"{key}={value}" for key, value in params.items()]
+                lines += node["overrides"]["task"]
                 refuse_vast_sweep(lines, GlobalHydra.instance().config_loader())
 
 
