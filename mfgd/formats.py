@@ -144,10 +144,15 @@ def read_matrix_market(file: BinaryIO, variable: str | None) -> tuple[Any, Remar
     """The matrix of a .mtx file."""
     from scipy.io import mminfo, mmread
 
-    rows, columns, entries, kind, *_ = mminfo(file)
+    content = file.read() + b"\n"
+    # SciPy reads beyond the file in search of the end of a number, and divides by the rows.
+    if b"\0" in content:
+        raise Refused("has a byte 0, which is no text")
+    rows, columns, entries, kind, *_ = mminfo(io.BytesIO(content))
+    if rows < 1:
+        raise Refused(f"{rows}×{columns} entries are no matrix")
     refuse_large_array([rows, columns] if kind == "array" else [entries])
-    file.seek(0)
-    return mmread(file), []
+    return mmread(io.BytesIO(content)), []
 
 
 def read_matlab(file: BinaryIO, variable: str | None) -> tuple[Any, Remarks]:
