@@ -20,7 +20,8 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
-from yaml import MarkedYAMLError
+from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
 
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
@@ -29,8 +30,10 @@ from mfgd.terminal import warn
 from mfgd.types import Refused
 
 FORM = "must be KEY=VALUE, without blanks; mfgd --help shows all keys"
-BARE = (ValueError, TypeError, AssertionError)
-"""What Hydra raises too if it cannot read an argument."""
+OF_INPUTS = (Refused, HydraException, OmegaConfBaseException, YAMLError)
+"""What is raised of an input only."""
+BARE = (ValueError, TypeError, AssertionError, AttributeError, KeyError, RuntimeError)
+"""What Hydra and OmegaConf raise too if they cannot read an argument."""
 FUNCTION = r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)"
 """A value that Hydra computes."""
 
@@ -44,9 +47,10 @@ def exit_on_refusal() -> Iterator[None]:
     """
     try:
         yield
-    except (Refused, HydraException, OmegaConfBaseException, MarkedYAMLError, *BARE) as error:
+    except (*OF_INPUTS, *BARE) as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if type(error) in BARE and not frames[-1].f_globals["__name__"].startswith("hydra."):
+        raised_in = frames[-1].f_globals["__name__"].partition(".")[0]
+        if not isinstance(error, OF_INPUTS) and raised_in not in ("hydra", "omegaconf", "codecs"):
             raise  # a fault of mfgd or of a user's function
         warn(hide_passwords(explain(error)))
         raise SystemExit(2) from None
@@ -64,6 +68,10 @@ def explain(error: Exception) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         place = error.problem_mark
         return f"{place.name}, line {place.line + 1}: is not YAML: {error.problem}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file of the config is not UTF-8: {text}"
+    if isinstance(error, ReaderError):
+        return f"{error.name}: is not YAML: {error.reason} at position {error.position}"
     if isinstance(error, InterpolationResolutionError):
         return f"{_find_argument(error.full_key or '')}: {text.splitlines()[0]}"
     for pattern, explanation in EXPLANATIONS.items():

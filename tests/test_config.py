@@ -329,6 +329,10 @@ REFUSED = {
     "rank:2": "rank:2: must be KEY=VALUE, without blanks; mfgd --help shows all keys",
     "rank 2": "rank: must be KEY=VALUE, without blanks",
     "--config-dir=own loss=broken": "",
+    "--config-dir=own loss=zero": "",
+    "--config-dir=own loss=latin": "a file of the config is not UTF-8: ",
+    "--multirun hydra.sweeper._target_=adam": "Hydra cannot read these arguments (RuntimeError(",
+    "--multirun hydra.sweeper.params={seed:1}": "Hydra cannot read these arguments (Attribute",
     "--config-dir=own loss=lost": "loss=nothing: no such option",
     "--config-dir=own loss=extra": "loss.foo=1: no such key; allowed are scale,",
     "++=${x": "++=${x: must be KEY=VALUE",
@@ -496,6 +500,8 @@ REFUSED = {
 
 OWN_OPTIONS = {
     "broken": "a: [\n",
+    "zero": "a: \0\n",
+    "latin": "a: \xe4\n",
     "lost": "defaults:\n  - nothing\n",
     "extra": "_target_: mfgd.loss.squared\nscale: 1\nreduction: sum\npenalty: 0\nfoo: 1\n",
 }
@@ -509,7 +515,7 @@ class Bomb:
 def spoil(folder):
     (folder / "own" / "loss").mkdir(parents=True)
     for name, content in OWN_OPTIONS.items():
-        (folder / "own" / "loss" / f"{name}.yaml").write_text(content)
+        (folder / "own" / "loss" / f"{name}.yaml").write_text(content, encoding="latin-1")
     (folder / "bad.py").write_text("def f(:\n")
     (folder / "empty.csv").touch()
     (folder / "ragged.csv").write_text("1,2,3\n4,5\n")
