@@ -82,8 +82,7 @@ def compare_tracking() -> list[Comparison]:
         contents.append((metrics, params))
 
     def track() -> None:
-        for point, row in zip(points, rows, strict=True):
-            tracker.write(point, row, problem)
+        tracker.write_together([(*pair, problem) for pair in zip(points, rows, strict=True)])
 
     def call_mlflow() -> None:
         for metrics, params in contents:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from mfgd import interrupts, mlflow_client, mlflow_experiment
 from mfgd.database import find_file, first_line
+from mfgd.mlflow_bulk import BulkWriter, Numbered, fits, open_bulk
 from mfgd.mlflow_client import PARENT_TAG, describe, log_batches
 from mfgd.mlflow_dataset import dataset_input
 from mfgd.mlflow_parcel import Parcel
@@ -55,7 +57,8 @@ class Sender:
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "client"}
+        own = ("client", "_bulk")  # connections, which each process has for itself
+        return {key: value for key, value in vars(self).items() if key not in own}
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -93,6 +96,27 @@ class Sender:
             )
         self.client.set_terminated(run_id, parcel.status, end_time=parcel.end)
         return run_id
+
+    def send_together(self, parcels: Sequence[Parcel]) -> list[str] | None:
+        """Sends runs in one transaction: all or none.
+
+        Returns:
+            Their ids; None if the store takes runs one by one only, or took none of these.
+        """
+        self.refuse_removed()
+        above = {PARENT_TAG: self.parent} if self.parent else {}
+        numbered = [Numbered(uuid4().hex, parcel, parcel.tags | above) for parcel in parcels]
+        if self._bulk is None or not all(fits(run.parcel, run.tags) for run in numbered):
+            return None
+        for parcel in parcels:
+            if parcel.data and self.parent:
+                self._log_data(self.parent, parcel.data)
+        self._bulk.write(numbered)
+        return [run.run_id for run in numbered]
+
+    @cached_property
+    def _bulk(self) -> BulkWriter | None:
+        return retry(partial(open_bulk, self.uri, self.experiment_id))
 
     def keep(self, parcel: Parcel, tries: Sequence[str], why: Exception) -> str:
         """Keeps a run on the disk, for `deliver`.

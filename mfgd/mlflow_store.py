@@ -16,7 +16,7 @@ from mfgd import mlflow_client, mlflow_experiment, mlflow_resume
 from mfgd.config import Point
 from mfgd.database import MLFLOW, first_line
 from mfgd.errors import NotWritten
-from mfgd.mlflow_parcel import pack_error, pack_row
+from mfgd.mlflow_parcel import Parcel, pack_error, pack_row
 from mfgd.mlflow_reader import table_of
 from mfgd.mlflow_sender import Sender
 from mfgd.mlflow_sweep import Sweep, end_sweep
@@ -138,21 +138,7 @@ class MlflowTracker:
         self.expected += runs
 
     def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
-        if isinstance(result, Exception):
-            parcel = pack_error(point, result, self.tags)
-        else:
-            assert problem is not None
-            drawn = self.expected <= self.figures
-            parcel = pack_row(
-                point,
-                result,
-                problem,
-                self.tags,
-                drawn=drawn,
-                # In a large sweep a dataset would take a third of the time that a run takes.
-                keeps_data=drawn or not self.parent,
-                most=self.points // max(self.expected, 1),
-            )
+        parcel = self._pack(point, result, problem)
         tries: list[str] = []
         try:
             return self.sender.send(parcel, tries.append)
@@ -163,6 +149,38 @@ class MlflowTracker:
             except Exception as error:
                 said = f"{hide_passwords(first_line(why))}; on the disk: {first_line(error)}"
                 raise NotWritten(f"the run could not be written: {said}") from error
+
+    def write_together(
+        self, runs: Sequence[tuple[Point, Row | Exception, Problem | None]]
+    ) -> list[str] | None:
+        if self.drawn or not self.parent:
+            return None
+        try:
+            return self.sender.send_together([self._pack(*run) for run in runs])
+        except Exception as error:
+            if not is_fault_of_store(error):
+                raise
+            return None  # the store says of each run why
+
+    def _pack(self, point: Point, result: Row | Exception, problem: Problem | None) -> Parcel:
+        if isinstance(result, Exception):
+            return pack_error(point, result, self.tags)
+        assert problem is not None
+        return pack_row(
+            point,
+            result,
+            problem,
+            self.tags,
+            drawn=self.drawn,
+            # In a large sweep a dataset would take a third of the time that a run takes.
+            keeps_data=self.drawn or not self.parent,
+            most=self.points // max(self.expected, 1),
+        )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether each run has figures and images."""
+        return self.expected <= self.figures
 
     def _write_state(self, status: str, unfinished: Sequence[str]) -> None:
         """Keeps beside the unsent runs what `mfgd-sync` needs to know."""
@@ -194,7 +212,7 @@ class MlflowTracker:
                 mlflow_resume.revive(self.sender.client, self.sender.experiment_id, self.parent)
             written = self._deliver(written)
             if self.parent:
-                sweep = Sweep(self.name, self.line, self.resumed, self.expected <= self.figures)
+                sweep = Sweep(self.name, self.line, self.resumed, self.drawn)
                 runs, self.view = end_sweep(self.sender, sweep, status, written, unfinished)
             else:
                 runs = table_of([self.sender.client.get_run(run_id) for run_id in written])

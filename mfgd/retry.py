@@ -61,8 +61,9 @@ def can_pass(error: Exception) -> bool:
     """Whether the same request may succeed later: another writer was in the way, the database
     restarts, the server does not answer, the disk is full."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
 
-    if any(sign in str(error) for sign in COLLISIONS):
+    if any(sign in str(error) for sign in COLLISIONS) or isinstance(error, OperationalError):
         return True
     if isinstance(error, MlflowException):
         code = http_status(error)
@@ -73,8 +74,9 @@ def can_pass(error: Exception) -> bool:
 def is_fault_of_store(error: Exception) -> bool:
     """Whether a store, or the way to it, raised an error, and not a program."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, OSError | Refused | MlflowException | Removed)
+    return isinstance(error, OSError | Refused | MlflowException | Removed | SQLAlchemyError)
 
 
 def retry(request: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,16 @@ from mfgd.batch import load_problem, solve_or_report
 from mfgd.config import Point
 from mfgd.errors import NotWritten
 from mfgd.record import Row
+from mfgd.target import Problem
 from mfgd.tracked import Earlier, Written, outcome_of, thin_curves
-from mfgd.tracking import Resumable, Tracker
+from mfgd.tracking import Resumable, Together, Tracker
 
 Job = tuple[int, Point]
 """A point and its position in the sweep."""
+
+
+LOT = 250
+"""Runs that are written together."""
 
 
 class RunFailed(Exception):
@@ -53,8 +58,8 @@ def run_batch(
     for results in solve_or_report([point for _, point in batch], folder):
         solved, batch = batch[: len(results)], batch[len(results) :]
         with interrupts.defer():
-            for job, result in zip(solved, results, strict=True):
-                report(write_result(job, result, tracker))
+            for finished in _write_results(solved, results, tracker):
+                report(finished)
             if folder is not None:
                 checkpoint.remove(checkpoint.place(folder, [point for _, point in solved]))
 
@@ -75,6 +80,29 @@ def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]
     return found
 
 
+def _write_results(
+    jobs: Sequence[Job], results: Sequence[Row | Exception], tracker: Tracker
+) -> Iterator[Finished]:
+    """Writes what runs left behind: together if the tracker can, else one after another."""
+    done = list(zip(jobs, results, strict=True))
+    if isinstance(tracker, Together):
+        for begin in range(0, len(done), LOT):
+            lot = done[begin : begin + LOT]
+            runs = [(job[1], result, _problem_of(job, result)) for job, result in lot]
+            run_ids = tracker.write_together(runs)
+            if run_ids is None:
+                yield from (write_result(job, result, tracker) for job, result in lot)
+            else:
+                for (job, result), run_id in zip(lot, run_ids, strict=True):
+                    yield _finish(job[0], run_id, result)
+    else:
+        yield from (write_result(job, result, tracker) for job, result in done)
+
+
+def _problem_of(job: Job, result: Row | Exception) -> Problem | None:
+    return None if isinstance(result, Exception) else load_problem(job[1].problem)
+
+
 def write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
     """Writes what a run left behind, or the error that it raised."""
     try:
@@ -85,15 +113,17 @@ def write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finishe
 
 def _write_once(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
     position, point = job
+    try:
+        return _finish(position, tracker.write(point, result, _problem_of(job, result)), result)
+    except DrawingError as error:
+        return _finish(position, tracker.write(point, error, None), error)
+
+
+def _finish(position: int, run_id: str, result: Row | Exception) -> Finished:
+    """What is reported of a run that is written."""
     if isinstance(result, Row):
-        try:
-            run_id = tracker.write(point, result, load_problem(point.problem))
-            loss = float(result.trajectory["loss"][-1])
-            written = Written(result.outcome, thin_curves(result))
-            return Finished(position, run_id, loss, written)
-        except DrawingError as error:
-            result = error
-    run_id = tracker.write(point, result, None)
+        loss = float(result.trajectory["loss"][-1])
+        return Finished(position, run_id, loss, Written(result.outcome, thin_curves(result)))
     said = " ".join(str(result).split())
     failed = RunFailed(f"{type(result).__name__}: {said}")
     return Finished(position, run_id, failed, Written(outcome_of(result), {}))

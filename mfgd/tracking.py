@@ -104,6 +104,23 @@ class Resumable(Protocol):
         """The finished runs of the sweep, without those that are known by their ids."""
 
 
+@runtime_checkable
+class Together(Protocol):
+    """A tracker that can write the runs of a batch together; `Tracker` has the other verbs."""
+
+    def write_together(
+        self, runs: Sequence[tuple[Point, Row | Exception, Problem | None]]
+    ) -> list[str] | None:
+        """Writes runs, all or none of them.
+
+        Args:
+            runs: each as `Tracker.write` takes it.
+
+        Returns:
+            Their ids; None if nothing is written and each run has to be written by itself.
+        """
+
+
 def store(
     *,
     uri: str | None,
