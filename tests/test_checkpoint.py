@@ -130,7 +130,8 @@ LINES = {
 LINES |= {
     f"{name}, deep": f"{' '.join(describe(name))} depth=3 dtype=float32 optimizer.alternating=true "
     "schedule=cosine init=normal lr=0.001"
-    for name in cases.OPTIMIZERS.keys() - {"als", "mu"}
+    for name in cases.OPTIMIZERS
+    if name not in ("als", "mu")
 }
 LINES |= {
     "masked": "problem.observed=0.5 optimizer=momentum loss=huber diagnostics=full",
