@@ -23,12 +23,16 @@ def announce_steps(states: Iterator[State], budget: int) -> Iterator[State]:
     speaks for all.
     """
     silent = multiprocessing.current_process().name not in ("MainProcess", "ForkServerProcess-1")
-    seconds, clock = 0.0, time.perf_counter()
+    seconds, begin = 0.0, None
+    clock = time.perf_counter()
     for state in states:
-        seconds += time.perf_counter() - clock
-        if not silent and state.step > 0 and seconds > SETTLED:
+        if begin is None:  # a run may go on from a checkpoint
+            begin = state.step
+        else:
+            seconds += time.perf_counter() - clock
+        if not silent and seconds > SETTLED:
             silent = True
-            left = seconds / state.step * (budget - state.step)
+            left = seconds / (state.step - begin) * (budget - state.step)
             runs = len(state.loss)
             whose = f" of a batch of {runs} runs" if runs > 1 else ""
             _announce_rest("at most", left, f"{budget - state.step:,} of {budget:,} steps{whose}")

@@ -45,6 +45,11 @@ def test_a_long_run_is_announced_once_from_its_first_records(clock, capsys):
     assert capsys.readouterr().err == said  # at step 10, after 10 of 1000 seconds
 
 
+def test_a_run_that_goes_on_tells_its_own_pace(clock, capsys):
+    list(pace.announce_steps(states(clock, [500, 510, 1000], 1.0), 1000))
+    assert capsys.readouterr().err == "mfgd: at most 8 min to go: 490 of 1,000 steps\n"
+
+
 def test_a_short_run_is_not_announced(clock, capsys):
     list(pace.announce_steps(states(clock, RECORDS, 0.06), 1000))  # a minute in all
     assert capsys.readouterr().err == ""
