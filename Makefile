@@ -11,7 +11,7 @@ PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test test-lowest test-other verify results screenshots bench components lint clean
+.PHONY: sweep ui test test-slow test-lowest test-other verify results screenshots bench components lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -20,7 +20,10 @@ ui: $(VENV)/installed ## serve it; the sweep's last line says which page to open
 	$(RUN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 test: $(VENV)/installed ## the test suite, with coverage
-	$(RUN)/pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	$(RUN)/pytest -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+test-slow: $(VENV)/installed ## the rest of it: processes, browsers and servers of their own
+	$(RUN)/pytest -n 2 -m slow
 
 test-lowest: $(LOWEST)/installed ## some of it, at the lower bounds of pyproject.toml
 	$(LOWEST)/bin/pytest -n 2 $(PORTABLE)

@@ -11,7 +11,7 @@ import pytest
 from mfgd.effects import Effect
 from mfgd.page import write_page
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
 HOSTILE = "</script><img src=http://example.com/x onerror=alert(1)>"
 LIMIT = 1_500_000
 """Bytes of a page of 5,000 runs."""

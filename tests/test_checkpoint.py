@@ -344,6 +344,7 @@ session.main()
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_preempted_goes_on_as_if_nothing_had_happened(here, tmp_path):
     line = (*SMALL, "steps=30000", "record.points=5", "tracking.figures=0")
     command = [sys.executable, "-c", IMPATIENT, *line]

@@ -88,6 +88,7 @@ def composed(loader, master, lines):
     )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40,
     deadline=None,

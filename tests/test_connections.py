@@ -81,6 +81,7 @@ def test_mlflow_reports_its_use_if_it_may(recorded, tmp_path):
     assert visited(tmp_path) - HERE
 
 
+@pytest.mark.slow
 def test_a_sweep_its_comparison_and_the_line_that_it_prints_stay_here(recorded, tmp_path):
     python, page = (sys.executable, "-c"), ("--html", "page.html", "--csv", "runs.csv")
     said = run(recorded(*python, START.format("__main__"), "--multirun", *SWEEP, umask=0o027))

@@ -80,6 +80,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_adding_one_takes_a_yaml_and_one_file(checkout, monkeypatch):
     """From the sweep to the ledger: full, it holds; --quick, it deviates, exits with 1 and leaves
     the ledger alone."""

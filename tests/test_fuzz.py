@@ -72,6 +72,7 @@ def command(here, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @cases(90)
 @given(line=LINES, sweeps=st.booleans())
 def test_shell_lines_end_with_a_result_or_are_refused(line, sweeps, command):
@@ -111,6 +112,7 @@ def test_option_files_end_with_a_result_or_are_refused(text, command, tmp_path):
     command("--config-dir", str(tmp_path / "own"), "loss=mine", *TINY)
 
 
+@pytest.mark.slow
 @cases(40)
 @given(text=broken(EXPERIMENT.encode()), sweeps=st.booleans())
 def test_experiment_files_end_with_a_result_or_are_refused(text, sweeps, command, tmp_path):

@@ -172,6 +172,7 @@ def test_a_job_has_its_environment_folder_log_and_callbacks(folder):
     assert first.endswith("the jobs run one by one, which is slower")
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_failed_for_the_sweeper(folder):
     def run(command, rate, *more):
         sweeper = ("hydra/sweeper=tolerant", f"hydra.sweeper.max_failure_rate={rate}")
@@ -290,6 +291,7 @@ LINE = [
 ]
 
 
+@pytest.mark.slow
 def test_job_numbers_overrides_configs_and_returns_are_those_of_the_basic_launcher(folder):
     (folder / "program.py").write_text(PROGRAM)
 

@@ -73,6 +73,7 @@ def test_sweep_ends_with_the_best_runs_and_the_way_to_the_ui(demo):
     assert set(statuses(demo)) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_what_was_read_is_printed_before_a_run_and_kept_with_it(here, tmp_path):
     D = np.random.default_rng(0).normal(size=(40, 6))
     pandas.DataFrame(D).to_csv(tmp_path / "D.csv")
@@ -127,6 +128,7 @@ def children(experiment) -> pandas.DataFrame:
     return package.load_runs(experiment=experiment, parent=parent)
 
 
+@pytest.mark.slow
 def test_launchers_lots_and_trackers_give_the_same_results(here, tmp_path):
     line = ("--multirun", "steps=50", "rank=1,2", "init=normal,uniform")
     # Several processes side by side: the numbers do not depend on how many there are.
@@ -294,6 +296,7 @@ def test_a_run_that_raises_fails_alone(here, tmp_path):
     assert isinstance(error, ArithmeticError)
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_its_process_down_fails_alone(tmp_path, monkeypatch):
     (tmp_path / "losses.py").write_text(COMPONENTS)
     widths = ",".join(f"{width}.0" for width in range(1, 41))
@@ -315,6 +318,7 @@ def test_a_run_that_takes_its_process_down_fails_alone(tmp_path, monkeypatch):
     assert "died with exit code 7" in traceback.read_text()
 
 
+@pytest.mark.slow
 def test_interruption_leaves_nothing_running(tmp_path):
     line = ("--multirun", "seed=range(40)", "batch_bytes=1", "steps=20000", "tracking.figures=0")
     process = subprocess.Popen(

@@ -259,6 +259,7 @@ def guarding(address):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_server_is_given_the_password_by_every_process(here, tmp_path, empty_database):
     store = tmp_path / "store"
     store.mkdir()

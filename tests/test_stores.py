@@ -46,6 +46,7 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
 
 
+@pytest.mark.slow
 def test_a_folder_of_any_name_has_its_store(here, tmp_path, monkeypatch):
     odd, odder = (tmp_path / name for name in ("mü @&+'#[1] 50%", "what? %41"))
     for folder in (odd, odder):
@@ -137,6 +138,7 @@ print(run_id, len(mfgd.load_run(run_id).trajectory))
 """
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_read_and_left_as_it_is(here, tmp_path):
     assert here(*RUN).returncode == 0
     run_id = mfgd.load_runs()["run_id"].iloc[0]
@@ -163,6 +165,7 @@ def test_a_read_only_folder_is_read_and_left_as_it_is(here, tmp_path):
     assert hashlib.sha256((folder / "mlflow.db").read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_artifacts_that_cannot_be_written_are_refused_before_solving(tmp_path):
     (tmp_path / "mlartifacts").mkdir(mode=0o555)
     line = ("rank=1", *RUN, "steps=1000000000")
@@ -171,6 +174,7 @@ def test_artifacts_that_cannot_be_written_are_refused_before_solving(tmp_path):
     assert refusal(done) == f"{place}: cannot be made for artifacts: Permission denied"
 
 
+@pytest.mark.slow
 def test_commands_at_once_in_a_fresh_folder_all_arrive(tmp_path):
     lines = (["rank=1"], ["rank=2"], ["--multirun", "rank=1,2"])
     commands = [
@@ -259,6 +263,7 @@ def test_a_database_server_without_a_driver_is_refused_with_the_packages(here, m
     )
 
 
+@pytest.mark.slow
 def test_variables_of_mlflow_choose_the_experiment_and_the_run_around(here, tmp_path, monkeypatch):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 

@@ -250,6 +250,7 @@ HIDING = ("random", "requests", "yaml", "sqlite3", "scipy", "socket", "selectors
 """Modules of Python and of dependencies that mfgd imports, here or in its workers."""
 
 
+@pytest.mark.slow
 def test_files_beside_the_data_stand_in_for_no_module(tmp_path):
     """As `python -m mfgd`, in several processes, and with a function of the user's own."""
     for name in HIDING:

@@ -16,6 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from mfgd import interrupts, retry, sync
+from mfgd.mlflow_sender import Sender
+from mfgd.mlflow_store import MlflowTracker
+from mfgd.outbox import FOLDER, Outbox
 
 LINE = ("--multirun", "problem=synthetic", "problem.n=8", "problem.m=7", "rank=1,2,3", "steps=20")
 QUICK = ("workers=1", "batch_bytes=1")
@@ -223,6 +226,7 @@ def test_a_sweep_that_is_deleted_or_renamed_has_its_summary(
     assert read_sweep(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_a_removed_database_is_made_anew_by_mfgd_sync(here, tmp_path, expected, monkeypatch):
     request, asked = MlflowClient.set_terminated, itertools.count()
 
@@ -275,6 +279,25 @@ def test_a_single_run_waits_too(here, send, tmp_path, fail, monkeypatch):
     assert send()[0] == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"]
+
+
+def test_a_password_is_nowhere_kept_and_asked_for(tmp_path, send, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = "http://me:CANARY@127.0.0.1:9"
+    tracker = MlflowTracker(uri, "x", 0, 1)
+    outbox = Outbox(tmp_path / FOLDER / "1")
+    tracker.sender = Sender(None, tracker.uri, uri, "1", None, outbox)
+    tracker._write_state("FAILED", [])
+    end_process(tmp_path)
+    assert "CANARY" not in (outbox.folder / "sweep.json").read_text()
+    code, _, said = send()
+    assert code == 2
+    assert "its password was not kept; give it again by --uri" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, _, said = send()
+    assert code == 2
+    assert "no tracking server answers" in said
+    assert "CANARY" not in said
 
 
 def test_an_interruption_ends_the_patience(fail, monkeypatch):

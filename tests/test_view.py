@@ -14,6 +14,7 @@ from browser import NO_ASSISTANT, find_link, serve
 from conftest import mfgd as run_mfgd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 import mfgd
 from mfgd import mlflow_view
@@ -116,7 +117,7 @@ def test_a_view_of_too_many_metrics_leaves_out_the_last():
 
 def test_a_view_that_mlflow_refuses_leaves_the_plain_link(here, monkeypatch):
     def refuse(*_):
-        raise MlflowException("no such tag")
+        raise MlflowException("no such tag", INVALID_PARAMETER_VALUE)
 
     monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
     done = here(*SWEEP, "rank=1,2", "workers=1")
@@ -215,6 +216,7 @@ def check_results(page, result):
     scatter.locator(".scatterlayer path.point").first.wait_for(state="attached")
 
 
+@pytest.mark.slow
 def test_the_view_of_54_runs(served, browser):
     runs = served.tables["few"]
     with opened(browser, f"{served.address}/{served.links['few']}") as page:
@@ -231,6 +233,7 @@ def test_the_view_of_54_runs(served, browser):
         assert titles == [ERROR, RESULT, SPECTRUM, OTHER]
 
 
+@pytest.mark.slow
 def test_the_view_of_1000_runs(served, browser):
     runs = served.tables["many"]
     with opened(browser, f"{served.address}/{served.links['many']}") as page:
@@ -240,6 +243,7 @@ def test_the_view_of_1000_runs(served, browser):
         check_results(page, "excess_loss")
 
 
+@pytest.mark.slow
 def test_the_table_of_54_runs(served, browser):
     runs = served.tables["few"]
     link = served.links["few"].replace("=CHART", "=TABLE")
@@ -261,6 +265,7 @@ def test_the_table_of_54_runs(served, browser):
         assert ranks == sorted(runs["params.rank"].astype(int), reverse=True)
 
 
+@pytest.mark.slow
 def test_an_unknown_view_is_said_to_be_unknown(served, browser):
     link = re.sub("ShareKey=[0-9a-f]+", "ShareKey=unknown", served.links["few"])
     with opened(browser, f"{served.address}/{link}") as page:
@@ -268,6 +273,7 @@ def test_an_unknown_view_is_said_to_be_unknown(served, browser):
         page.wait_for_url(re.compile("/experiments/1(/|$)"))
 
 
+@pytest.mark.slow
 def test_the_page_of_a_sweep(served, browser):
     runs = served.tables["few"]
     address = f"{served.address}/#/experiments/1/runs/{runs['parent'].iloc[0]}"
