@@ -79,13 +79,12 @@ class Sender:
             Exception: the store does not take the run; the half of it is left RUNNING.
         """
         self.refuse_removed()
-        tags = parcel.tags | ({PARENT_TAG: self.parent} if self.parent else {})
+        tags = self._tags(parcel)
         run = self.client.create_run(self.experiment_id, parcel.start, tags, parcel.name)
         run_id: str = run.info.run_id
         note(run_id)
         log_batches(self.client, run_id, parcel.params, parcel.points, parcel.outcome)
-        if parcel.data and self.parent:
-            self._log_data(self.parent, parcel.data)
+        self._log_data_of_sweep(parcel)
         if parcel.data and parcel.keeps_data:
             self._log_data(run_id, parcel.data)
         with self.open_artifacts(run.info) as folder:
@@ -104,13 +103,11 @@ class Sender:
             Their ids; None if the store takes runs one by one only, or took none of these.
         """
         self.refuse_removed()
-        above = {PARENT_TAG: self.parent} if self.parent else {}
-        numbered = [Numbered(uuid4().hex, parcel, parcel.tags | above) for parcel in parcels]
+        numbered = [Numbered(uuid4().hex, parcel, self._tags(parcel)) for parcel in parcels]
         if self._bulk is None or not all(fits(run.parcel, run.tags) for run in numbered):
             return None
         for parcel in parcels:
-            if parcel.data and self.parent:
-                self._log_data(self.parent, parcel.data)
+            self._log_data_of_sweep(parcel)
         self._bulk.write(numbered)
         return [run.run_id for run in numbered]
 
@@ -183,6 +180,13 @@ class Sender:
         """Raises `Removed` if the database was removed: what is written to it is lost."""
         if self._identify() != self.identity:
             raise Removed(f"{self.file} was removed or replaced")
+
+    def _tags(self, parcel: Parcel) -> dict[str, str]:
+        return parcel.tags | ({PARENT_TAG: self.parent} if self.parent else {})
+
+    def _log_data_of_sweep(self, parcel: Parcel) -> None:
+        if parcel.data and self.parent:
+            self._log_data(self.parent, parcel.data)
 
     def _log_data(self, run_id: str, data: Mapping[str, str]) -> None:
         """Logs what is factored as MLflow's dataset, once a run."""

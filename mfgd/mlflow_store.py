@@ -58,6 +58,8 @@ class MlflowTracker:
         self.expected = self.unsent = 0
         self.tags: dict[str, str] = {}
         """Of each run, and of the sweep's own run."""
+        self.process = mlflow_resume.identify_process()
+        """The process of the command, which its workers share."""
         self.line = self.name = self.view = ""
         """The view is the query of an address that opens the saved view; empty if there is none."""
 
@@ -124,7 +126,7 @@ class MlflowTracker:
         return mlflow_experiment.find_or_create(client, self.experiment, root)
 
     def _start_sweep(self, client: MlflowClient, experiment_id: str) -> str:
-        tags = self.tags | {"overrides": self.line} | mlflow_resume.identify_process()
+        tags = self.tags | {"overrides": self.line} | self.process
         run = client.create_run(experiment_id, tags=tags, run_name=self.name)
         return str(run.info.run_id)
 
@@ -186,7 +188,7 @@ class MlflowTracker:
         """Keeps beside the unsent runs what `mfgd-sync` needs to know."""
         state = {key: getattr(self, key) for key in KEPT}
         state |= {"uri": hide_password(self.uri), "status": status, "unfinished": unfinished}
-        self.sender.outbox.write_state(state | mlflow_resume.identify_process())
+        self.sender.outbox.write_state(state | self.process)
 
     def finish(
         self, status: str, written: Mapping[str, Written], unfinished: Sequence[Point]

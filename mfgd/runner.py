@@ -83,20 +83,25 @@ def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]
 def _write_results(
     jobs: Sequence[Job], results: Sequence[Row | Exception], tracker: Tracker
 ) -> Iterator[Finished]:
-    """Writes what runs left behind: together if the tracker can, else one after another."""
+    """Writes what runs left behind, in lots."""
     done = list(zip(jobs, results, strict=True))
+    for begin in range(0, len(done), LOT):
+        yield from _write_lot(done[begin : begin + LOT], tracker)
+
+
+def _write_lot(done: Sequence[tuple[Job, Row | Exception]], tracker: Tracker) -> Iterable[Finished]:
+    """Writes runs together if the tracker can, else one after another."""
+    run_ids = None
     if isinstance(tracker, Together):
-        for begin in range(0, len(done), LOT):
-            lot = done[begin : begin + LOT]
-            runs = [(job[1], result, _problem_of(job, result)) for job, result in lot]
-            run_ids = tracker.write_together(runs)
-            if run_ids is None:
-                yield from (write_result(job, result, tracker) for job, result in lot)
-            else:
-                for (job, result), run_id in zip(lot, run_ids, strict=True):
-                    yield _finish(job[0], run_id, result)
-    else:
-        yield from (write_result(job, result, tracker) for job, result in done)
+        run_ids = tracker.write_together(
+            [(job[1], result, _problem_of(job, result)) for job, result in done]
+        )
+    if run_ids is None:
+        return (write_result(job, result, tracker) for job, result in done)
+    return [
+        _finish(position, run_id, result)
+        for ((position, _), result), run_id in zip(done, run_ids, strict=True)
+    ]
 
 
 def _problem_of(job: Job, result: Row | Exception) -> Problem | None:

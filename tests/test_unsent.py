@@ -138,6 +138,23 @@ def end_process(folder) -> None:
     state.write_text(json.dumps(json.loads(state.read_text()) | {"pid.started": "long ago"}))
 
 
+def test_a_worker_keeps_the_process_of_the_command(here, tmp_path, fail, monkeypatch):
+    write, kept = MlflowTracker.write, []
+
+    def write_as_worker(self, *run):
+        with monkeypatch.context() as worker:
+            worker.setattr(os, "getpid", lambda: 1)
+            run_id = write(self, *run)
+        (state,) = tmp_path.glob("mfgd-unsent/*/sweep.json")
+        kept.append(json.loads(state.read_text())["pid"])
+        return run_id
+
+    monkeypatch.setattr(MlflowTracker, "write", write_as_worker)
+    fail("create_run", WRONG, begin=1, count=1)
+    assert here(*LINE, *QUICK, "tracking.figures=true").returncode == 0
+    assert set(kept) == {str(os.getpid())}
+
+
 @pytest.mark.parametrize("name", SENT)
 def test_a_store_that_answers_again_gets_all(name, here, tmp_path, expected, fail):
     fail(name, AWAY, begin=2, count=3)
