@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         schedule,
     )
     from mfgd.descent import Outcome, State
-    from mfgd.mlflow_reader import load_run, load_runs
+    from mfgd.mlflow_reader import load_replicates, load_run, load_runs
     from mfgd.objective import Objective
     from mfgd.target import Problem
 
@@ -65,6 +65,7 @@ __all__ = [
     "compare",
     "descent",
     "init",
+    "load_replicates",
     "load_run",
     "load_runs",
     "loss",
@@ -82,6 +83,7 @@ HOMES = {
     "Outcome": "descent",
     "Problem": "target",
     "State": "descent",
+    "load_replicates": "mlflow_reader",
     "load_run": "mlflow_reader",
     "load_runs": "mlflow_reader",
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 from mfgd.config import Point
 from mfgd.init import factor_names
 from mfgd.record import Row
+from mfgd.replicates import Ensemble
 from mfgd.sparse import ARRAYS, compressed_rows
 from mfgd.target import Problem
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 CONFIG, TRAJECTORY, MATRICES = "config.yaml", "trajectory.parquet", "matrices.safetensors"
+REPLICATES, STACKED = "replicates.parquet", "replicates.safetensors"
 SMALL = 65_536
 """A generated D is kept with its run; a given D is kept if it has at most so many entries."""
 
@@ -39,7 +41,17 @@ class Run(NamedTuple):
     """One line a record: step, seconds and the measures."""
     matrices: dict[str, Tensor]
     """C and F (W1 … WL beyond depth 2), bit for bit, and D if it was kept: NaN for an entry that is
-    not observed, a sparse D in compressed rows."""
+    not observed, a sparse D in compressed rows. Of replicates: those of the median one."""
+
+
+class Replicates(NamedTuple):
+    """The replicates of a tracked run, read back."""
+
+    table: pandas.DataFrame
+    """One line a replicate: seed, outcome, last value of each metric, hashes of what was drawn."""
+    factors: dict[str, Tensor]
+    """C and F (W1 … WL beyond depth 2), (replicates, n, k) … (replicates, k, m); empty unless the
+    run says replicates_kept=all."""
 
 
 def write_row(folder: Path, row: Row, problem: Problem) -> None:
@@ -54,6 +66,10 @@ def write_row(folder: Path, row: Row, problem: Problem) -> None:
     matrices |= _kept_target(problem, row.factors[0].dtype)
     # safetensors.torch.save_file makes a file that nobody else can read, whatever the umask.
     (folder / MATRICES).write_bytes(save(matrices))
+    if isinstance(row, Ensemble):
+        parquet.write_table(pyarrow.table(row.table), folder / REPLICATES)
+        if row.stacked:
+            (folder / STACKED).write_bytes(save(row.stacked))
 
 
 def _kept_target(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -120,3 +136,13 @@ def read_run(folder: Path) -> Run:
         starts, columns, values = (matrices.pop(name) for name in ARRAYS)
         matrices["D"] = compressed_rows(starts, columns, values, len(starts) - 1, m)
     return Run(config, pandas.read_parquet(folder / TRAJECTORY), matrices)
+
+
+def read_replicates(folder: Path) -> Replicates:
+    """What the files of a run hold of its replicates."""
+    import pandas
+
+    file, factors = folder / STACKED, {}
+    if file.exists():
+        factors = {name: W.clone() for name, W in load_file(file).items()}
+    return Replicates(pandas.read_parquet(folder / REPLICATES), factors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -173,7 +173,7 @@ class Batch:
             row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / lr)
         for kind, digest in problem.draws.items():
             row.tags[f"draw.{kind}"] = digest
-        row.tags["draw.init"] = _hash_start(point, start)
+        row.tags["draw.init"] = _hash_start(point, problem, start)
         setting = Setting(
             problem=problem,
             loss=point.loss(),
@@ -237,7 +237,7 @@ def load_problem(component: Component) -> Problem:
 def forget_problems() -> None:
     """Empties the caches: what a user's function or file gives may differ from job to job."""
     load_problem.cache_clear()
-    _hash_draw.cache_clear()
+    _HASHES.clear()
 
 
 def draw_start(problem: Problem, point: Point) -> Factors:
@@ -263,18 +263,23 @@ def _draw_factors(
     return factors
 
 
-def _hash_start(point: Point, start: Factors) -> str:
+_HASHES: dict[Hashable, str] = {}
+"""Of the last draws, which runs of other scales share."""
+
+
+def _hash_start(point: Point, problem: Problem, start: Factors) -> str:
     """A hash of the random draw of a start, which is the same at every scale."""
     items = tuple((key, 1.0 if key == "scale" else value) for key, value in point.init.items)
     unscaled = replace(point.init, items=items)
     if unscaled == point.init:
         return hash_tensors(*start)
-    return _hash_draw(unscaled, point.problem, point.rank, point.depth, point.seed)
-
-
-@lru_cache(maxsize=1024)
-def _hash_draw(init: Component, problem: Component, rank: int, depth: int, seed: int) -> str:
-    return hash_tensors(*_draw_factors(init, load_problem(problem), rank, depth, seed))
+    draw = point.rank, point.depth, point.seed
+    key = unscaled, point.problem, draw
+    if key not in _HASHES:
+        if len(_HASHES) == 1024:
+            _HASHES.clear()
+        _HASHES[key] = hash_tensors(*_draw_factors(unscaled, problem, *draw))
+    return _HASHES[key]
 
 
 def unit_of_rate(point: Point, problem: Problem, start: Factors) -> float:

@@ -96,8 +96,8 @@ def _read_arguments() -> argparse.Namespace:
     add("--figure", type=Path, metavar="FILE", help="the overview of these runs")
     add("--curves", type=Path, metavar="FILE", help="their curves with quartiles and theory")
     add("--phase", type=Path, metavar="FILE", help="the share of successes over two keys (--by)")
-    success = f"what a success is (default: {CONVERGED})"
-    add("--success", default=CONVERGED, metavar="CONDITION", help=success)
+    success = f"which runs succeed (default: success_rate of replicates, else {CONVERGED})"
+    add("--success", metavar="CONDITION", help=success)
     add(
         "--floor",
         type=Path,
@@ -229,10 +229,13 @@ def _write_figures(
 def _draw_phase(options: argparse.Namespace, runs: pandas.DataFrame) -> Figure:
     import pandas
 
-    from mfgd.phase import phase
+    from mfgd.phase import find_rates, phase
 
-    succeeded = runs.index.isin(_filter(runs, "success", options.success).index)
-    success = pandas.Series(succeeded, runs.index, name=options.success)
+    success = None if options.success else find_rates(runs)
+    if success is None:
+        condition = options.success or CONVERGED
+        succeeded = runs.index.isin(_filter(runs, "success", condition).index)
+        success = pandas.Series(succeeded, runs.index, name=condition)
     return phase(runs, success, _split(options.by) or None)
 
 

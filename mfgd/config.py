@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 RESUME = "resume="
 """How an override begins that is not of the run."""
+SEED = "${seed}"
+UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
+"""Keys that came later, and the values that leave a fingerprint as it was before."""
 
 
 class Scalars(BaseModel):
@@ -46,6 +49,9 @@ class Scalars(BaseModel):
     divergence: Annotated[float, Gt(1)]
     patience: Count | None
     seed: Seed
+    replicates: Count
+    success: Annotated[str, MinLen(1)] | None
+    replicates_kept: Literal["median", "all"]
     depth: Annotated[int, Ge(2)]
     dtype: Literal["float64", "float32"]
     device: str
@@ -68,6 +74,10 @@ class Point:
     divergence: float
     patience: int | None
     seed: int
+    replicates: int
+    success: str | None
+    """The condition of a replicate that is a success."""
+    replicates_kept: str
     depth: int
     dtype: torch.dtype
     device: str
@@ -92,6 +102,8 @@ class Point:
     """What the shell line says of this run."""
     flags: tuple[str, ...]
     """The flags of the shell line that say where the config is."""
+    moving: tuple[tuple[str, str], ...] = ()
+    """Groups and keys that are `SEED`: they move from replicate to replicate."""
     label: Label | None = field(default=None, compare=False)
     """How the run is shown within its sweep; None of a single run."""
 
@@ -103,11 +115,14 @@ class Point:
         del values["resume"]
         values["lr"] = list(self.lr) if len(self.lr) > 1 else self.lr[0]
         values["dtype"] = str(self.dtype).removeprefix("torch.")
-        if self.patience is None:  # left out, so that it does not move the fingerprint
-            del values["patience"]
+        for key, usual in UNTOLD.items():
+            if values[key] == usual:
+                del values[key]
         for group in GROUPS:
             component: Component = getattr(self, group)
             values[group] = component.resolve()
+        for group, key in self.moving:
+            values[group][key] = SEED
         for kind in MAPS:
             named: tuple[tuple[str, Component], ...] = getattr(self, kind)
             if named:  # an empty map is left out, so that it does not move the fingerprint
@@ -181,6 +196,11 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
         raise Refused(f"device={scalars['device']}: allowed here are {allowed}")
     lr = scalars.pop("lr")
     scalars["dtype"] = getattr(torch, scalars["dtype"])
+    moving: tuple[tuple[str, str], ...] = ()
+    if scalars["replicates"] > 1:
+        moving = _find_moving(config)
+    elif scalars["success"] is not None:
+        raise Refused("success: is of replicates; allowed with replicates=2 or more")
     options: Mapping[str, str | None] = hydra.runtime.choices
     overrides = tuple(line for line in hydra.overrides.task if not line.startswith(RESUME))
     components: schema.Values = {}
@@ -203,7 +223,29 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
         experiment=options.get("experiment"),
         overrides=overrides,
         flags=flags,
+        moving=moving,
     )
+
+
+def _find_moving(config: DictConfig) -> tuple[tuple[str, str], ...]:
+    """The keys of groups that are `SEED`, and move with it.
+
+    Raises:
+        Refused: a key depends on the seed in another way.
+    """
+    moving = []
+    seed = config.seed
+    leaves = dict(flatten({group: _resolve(config[group]) for group in (*GROUPS, *MAPS)}))
+    config.seed = seed + 1
+    moved = dict(flatten({group: _resolve(config[group]) for group in (*GROUPS, *MAPS)}))
+    config.seed = seed
+    for key, value in moved.items():
+        if repr(value) != repr(leaves[key]):  # NaN is no change
+            group, _, name = key.partition(".")
+            if (leaves[key], value) != (seed, seed + 1) or group in MAPS or "." in name:
+                raise Refused(f"{key}: depends on seed; allowed with replicates is {key}={SEED}")
+            moving.append((group, name))
+    return tuple(moving)
 
 
 def _refuse_lost_in_single(given: Mapping[str, float]) -> None:

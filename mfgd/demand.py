@@ -30,6 +30,22 @@ def count_parameters(point: Point, n: int, m: int) -> int:
     return point.rank * (n + m + (point.depth - 2) * point.rank)
 
 
+def count_runs(point: Point, n: int, m: int, arrays: int | None) -> int:
+    """How many runs of an (n, m) matrix fit into the budget of bytes of a batch.
+
+    Args:
+        point: the config of a run.
+        n: rows.
+        m: columns.
+        arrays: how many (n, m) arrays a step touches; None: the run shares its batch with no other.
+    """
+    if arrays is None:
+        return 1
+    # A step touches the residual and its parts, and factors, gradients and next factors.
+    numbers = arrays * n * m + 3 * count_parameters(point, n, m)
+    return max(1, point.batch_bytes // (numbers * point.dtype.itemsize))
+
+
 def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
     """Refuses a run that cannot fit into memory, before its factors are drawn.
 

@@ -105,8 +105,10 @@ def read_point(saved: DictConfig) -> Point:
     Raises:
         Refused: a function or a key of the config is no longer there.
     """
-    task = OmegaConf.create({"patience": None, "resume": None})
+    task = OmegaConf.create({**config.UNTOLD, "resume": None})
     task.merge_with(saved)
+    if task.replicates > 1:
+        raise Refused(f"replicates={task.replicates}: no film; allowed is a single run by its seed")
     task.diagnostics, task.metrics, task.figures = "basic", {}, {}
     task.tracking = {"_target_": "mfgd.tracking.memory", "experiment": "film"}
     job = {"runtime": {"choices": dict.fromkeys(GROUPS)}, "overrides": {"task": []}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from mfgd.artifacts import Run
+    from mfgd.artifacts import Replicates, Run
 
 PAGE = 1000
 """Runs that MLflow is asked for at once."""
@@ -36,23 +37,55 @@ def load_run(run_id: str, uri: str | None = None) -> Run:
     Raises:
         Refused: there is no such run, or nothing is tracked at this URI.
     """
-    from mlflow.exceptions import MlflowException
-
     from mfgd.artifacts import CONFIG, MATRICES, TRAJECTORY, read_run  # they import torch
+
+    with _open_files(run_id, uri, [CONFIG, TRAJECTORY, MATRICES]) as folder:
+        return read_run(folder)
+
+
+def load_replicates(run_id: str, uri: str | None = None) -> Replicates:
+    """The table of the replicates of a tracked run, and their factors if they were kept.
+
+    Args:
+        run_id: as for `load_run`.
+        uri: as for `load_run`.
+
+    Raises:
+        Refused: the run has no replicates, or as `load_run` does.
+    """
+    from mfgd.artifacts import REPLICATES, STACKED, read_replicates
+
+    with _open_files(run_id, uri, [REPLICATES], [STACKED]) as folder:
+        return read_replicates(folder)
+
+
+@contextmanager
+def _open_files(
+    run_id: str, uri: str | None, names: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[Path]:
+    """A folder with artifacts of a run.
+
+    Raises:
+        Refused: there is no such run or artifact, or nothing is tracked at this URI.
+    """
+    from mlflow.exceptions import MlflowException
 
     reader = connect(uri)
     with tempfile.TemporaryDirectory(prefix="mfgd-") as scratch:
         try:
             # A local folder is read ten times as fast as MLflow hands its files over.
             folder = find_artifacts(reader.get_run(run_id).info.artifact_uri, choose_uri(uri))
-            for name in (CONFIG, TRAJECTORY, MATRICES):
-                if folder is None:
+            if folder is None:
+                folder = Path(scratch)
+                there = {file.path for file in reader.list_artifacts(run_id)}
+                for name in (*names, *there.intersection(optional)):
                     reader.download_artifacts(run_id, name, scratch)
-                elif not (folder / name).exists():
+            for name in names:
+                if not (folder / name).exists():
                     raise OSError(f"has no artifact {name} in {folder}")
         except (MlflowException, OSError) as error:
             raise Refused(f"run {run_id}: {first_line(error)}") from None
-        return read_run(folder or Path(scratch))
+        yield folder
 
 
 def find_artifacts(artifact_uri: str, uri: str) -> Path | None:

@@ -27,11 +27,22 @@ LONGEST = 5000
 """Characters that MLflow keeps of a tag."""
 QUERY = "viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
 CURVES = ("excess_loss", "relative_error", "heldout_error")
-RESULTS = ("excess_loss", "heldout_error", "final_relative_error", "steps_run")
-ONE_VALUE = ("final_", "best_", "steps_", "early_stop_", "deviation.", "half_time.", "runs.")
+RESULTS = ("success_rate", "excess_loss", "heldout_error", "final_relative_error", "steps_run")
+ONE_VALUE = (
+    "final_",
+    "best_",
+    "steps_",
+    "early_stop_",
+    "deviation.",
+    "half_time.",
+    "runs.",
+    "replicates.",
+)
 """How the names of metrics begin that have one value a run."""
-PLAIN = ("solve_seconds", "lr_absolute", "lr_limit")
+PLAIN = ("solve_seconds", "lr_absolute", "lr_limit", "success_rate")
 """Further metrics of one value a run."""
+QUARTILES = (".q25", ".q75")
+"""How the quartiles of replicates end, which share the chart of their median."""
 WIDTHS = {
     "attributes.`Run Name`": 210,
     "tags.`outcome`": 90,
@@ -158,19 +169,25 @@ def _list_charts(runs: pandas.DataFrame, images: bool) -> list[dict[str, Any]]:
         for column in map(str, runs.columns)
         if column.startswith("metrics.") and runs[column].notna().any()
     ]
+    quartiles = {name for name in names if name.endswith(QUARTILES)}
+
+    def draw(section: str, name: str) -> dict[str, Any]:
+        more = [name + end for end in QUARTILES if name + end in quartiles]
+        return _line(section, [name, *more])
+
     keys = find_swept(runs)
-    charts = [_line(ERROR, name) for name in CURVES if name in names]
+    charts = [draw(ERROR, name) for name in CURVES if name in names]
     charts += _result_charts(runs, [key for key in keys if key not in REPEATS] or keys)
     if images:
         step = int(runs["metrics.steps_run"].max())
         charts += [_image(name, step) for name in ("D_hat", "residual")]
-    rest = [name for name in names if name not in CURVES]
-    charts += [_line(SPECTRUM, name) for name in rest if name.startswith("sigma.")]
+    rest = [name for name in names if name not in CURVES and name not in quartiles]
+    charts += [draw(SPECTRUM, name) for name in rest if name.startswith("sigma.")]
     bars = [*PLAIN, *(key for key in keys if is_numeric(runs, key))]
     for name in rest:
         if not name.startswith("sigma."):
             one = name in bars or name.startswith(ONE_VALUE)
-            charts.append(_bar(name) if one else _line(OTHER, name))
+            charts.append(_bar(name) if one else draw(OTHER, name))
     for number, chart in enumerate(charts):
         chart["uuid"] = f"mfgd{number:08d}"
     return charts
@@ -181,13 +198,13 @@ def _chart(kind: str, section: str, **more: Any) -> dict[str, Any]:
     return chart | {"deleted": False, "isGenerated": False} | more
 
 
-def _line(section: str, name: str) -> dict[str, Any]:
+def _line(section: str, names: Sequence[str]) -> dict[str, Any]:
     return _chart(
         "LINE",
         section,
-        metricKey=name,
-        selectedMetricKeys=[name],
-        displayName=name.replace("_", " "),
+        metricKey=names[0],
+        selectedMetricKeys=list(names),
+        displayName=names[0].replace("_", " "),
         lineSmoothness=0,
         xAxisScaleType="log",
         scaleType="log",

@@ -234,8 +234,10 @@ def noise_floor(setting: Setting, row: Row) -> Answer | None:
     beyond first order.
     """
     problem, loss = setting.problem, setting.loss
+    if loss.curvature is None or loss.penalty or not problem.noise:
+        return None
     sigma = problem.truth_spectrum
-    if loss.curvature is None or loss.penalty or not problem.noise or sigma is None:
+    if sigma is None:
         return None
     (n, m), r = problem.shape, int((sigma > 0).sum())
     dimension, share = r * (n + m - r), float(problem.count) / (n * m)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mfgd import canvas
 from mfgd.canvas import SMALL
-from mfgd.columns import REPEATS, find_swept, is_lost, settings
+from mfgd.columns import LOST, REPEATS, find_swept, is_lost, measured, settings
 from mfgd.errors import Refused
 from mfgd.spread import describe_sweep, escape_formulas, format_setting, values_of
 
@@ -35,6 +35,18 @@ DARK = 0.55
 """Up to this share the numbers are white on the map."""
 
 
+RATE = "metrics.success_rate"
+
+
+def find_rates(runs: pandas.DataFrame) -> pandas.Series | None:
+    """The share of each run's replicates that succeed, under the name of their condition; None if
+    a run has no such share."""
+    if RATE not in runs or runs[RATE].isna().any():
+        return None
+    conditions = runs["params.success"].unique()
+    return runs[RATE].rename(conditions[0] if len(conditions) == 1 else RATE)
+
+
 def phase(
     runs: pandas.DataFrame, success: pandas.Series, keys: Sequence[str] | None = None
 ) -> Figure:
@@ -44,22 +56,27 @@ def phase(
     Args:
         runs: the table of `mfgd.load_runs`, without sweeps' own runs.
         success: whether each run succeeded, with the index of `runs`; its name says what success
-            is.
+            is. Or what `find_rates` gives: then the cells count replicates.
         keys: across and down; None: the first two that are swept, lr across.
 
     Raises:
         Refused: there are no two keys, or no such one.
     """
+    import pandas
+
     across, down = _choose_keys(runs, keys)
     by = [settings(runs, down), settings(runs, across)]
     rows, columns = (values_of(column) for column in by)
-    share, n, lost = (
+    counted, weights, lost_runs = "runs", np.ones(len(runs)), is_lost(runs).astype(float)
+    if success.dtype == float:
+        counted, weights = "replicates", measured(runs, "params.replicates").to_numpy()
+        lost_runs = _find_lost_replicates(runs) / weights
+    columns_of = {"share": success * weights, "n": weights, "lost": lost_runs * weights}
+    sums = pandas.DataFrame(columns_of, index=runs.index).groupby(by).sum()
+    shares = sums[["share", "lost"]].div(sums["n"], axis=0)
+    share, lost, n = (
         cells.unstack().reindex(index=rows, columns=columns)
-        for cells in (
-            success.astype(float).groupby(by).mean(),
-            success.groupby(by).size(),
-            is_lost(runs).astype(float).groupby(by).mean(),
-        )
+        for cells in (shares["share"], shares["lost"], sums["n"])
     )
     wide, high = (
         min(max(size * count, SMALLEST), LARGEST)
@@ -82,19 +99,26 @@ def phase(
 
     counts = n.to_numpy()[n.notna()]
     size = f"{counts.min():g}" + ("" if counts.min() == counts.max() else f" to {counts.max():g}")
-    notes = [f"{size} runs a cell"]
+    notes = [f"{size} {counted} a cell"]
     if share.isna().to_numpy().any():
         notes.append("grey: no run")
     if wide / len(columns) >= WRITTEN[0] and high / len(rows) >= WRITTEN[1]:
         _write_cells(axes, share.to_numpy(), n.to_numpy(), lost.to_numpy())
-        if is_lost(runs).any():
+        if lost_runs.any():
             notes.append("×: share that diverged, was undefined or failed")
-    elif is_lost(runs).any():
-        notes.append(f"{is_lost(runs).mean():.0%} of all runs diverged, were undefined or failed")
+    elif lost_runs.any():
+        lost_of_all = np.average(lost_runs, weights=weights)
+        notes.append(f"{lost_of_all:.0%} of all {counted} diverged, were undefined or failed")
     pooled = [key for key in find_swept(runs) if key not in (across, down)]
     notes.append(f"shares over {', '.join(pooled)}" if pooled else "")
     canvas.finish(figure, describe_sweep(runs), notes, canvas.Legend())
     return figure
+
+
+def _find_lost_replicates(runs: pandas.DataFrame) -> pandas.Series:
+    """How many replicates of each run are lost."""
+    columns = [f"metrics.replicates.{outcome}" for outcome in LOST]
+    return runs.reindex(columns=columns).fillna(0.0).sum(axis=1)
 
 
 def _choose_keys(runs: pandas.DataFrame, keys: Sequence[str] | None) -> tuple[str, str]:

@@ -12,11 +12,12 @@ from mfgd import theory
 from mfgd.batch import draw_start, load_problem, unit_of_rate
 from mfgd.component import batch_identity
 from mfgd.config import Component, Point
-from mfgd.demand import count_parameters, refuse_vast_batches, refuse_vast_run
+from mfgd.demand import count_runs, refuse_vast_batches, refuse_vast_run
 from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
+from mfgd.replicates import refuse_unknown_success
 from mfgd.terminal import say, warn
 from mfgd.types import Refused
 
@@ -50,6 +51,8 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     checked: set[Hashable] = set()
     demands: dict[Hashable, float] = {}
     groups: dict[Hashable, list[int]] = {}
+    for point in {point.success: point for point in points}.values():
+        refuse_unknown_success(point)
     for i, point in enumerate(points):
         problem, init = drop_seed(point.problem), drop_seed(point.init)
         if problem not in layouts:
@@ -63,32 +66,25 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     sizes: list[tuple[int, float]] = []
     for kind, members in groups.items():
         first = points[members[0]]
-        size = _batch_size(first, layouts[drop_seed(first.problem)])
+        layout = layouts[drop_seed(first.problem)]
+        size = count_runs(first, layout.n, layout.m, layout.arrays)
         if workers > 1:
-            share = len(points) // (2 * workers)
+            share = len(points) * first.replicates // (2 * workers)
             size = min(size, max(FEWEST, min(MOST, share)))
+        size = max(1, size // first.replicates)
         batches += [members[i : i + size] for i in range(0, len(members), size)]
-        sizes += [(len(batch), demands[kind]) for batch in batches[len(sizes) :]]
+        sizes += [(len(batch) * first.replicates, demands[kind]) for batch in batches[len(sizes) :]]
     refuse_vast_batches(sizes[:workers])
     return batches
-
-
-def _batch_size(point: Point, layout: Layout) -> int:
-    """How many runs fit into the budget of bytes."""
-    if layout.arrays is None:
-        return 1
-    parameters = count_parameters(point, layout.n, layout.m)
-    # A step touches the residual and its parts, and factors, gradients and next factors.
-    numbers = layout.arrays * layout.n * layout.m + 3 * parameters
-    return max(1, point.batch_bytes // (numbers * point.dtype.itemsize))
 
 
 def _identity(point: Point) -> Hashable:
     """What runs of one batch have in common, beside the layout of the problem."""
     components = point.loss, point.optimizer, point.schedule, point.record
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
+    replicates = point.replicates, point.success
     modes = point.dtype, point.device, point.diagnostics, point.patience
-    return (*map(batch_identity, components), *numbers, *modes, point.metrics)
+    return (*map(batch_identity, components), *numbers, *modes, *replicates, point.metrics)
 
 
 def _find_layout(point: Point) -> Layout:

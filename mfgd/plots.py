@@ -139,6 +139,9 @@ def _draw_measure(
 ) -> None:
     """A measure against the step, and what theory says of it; None labels it with its name."""
     _curve(axes, row.trajectory["step"], row.trajectory[name], linear=linear, color=BLUE)
+    if f"{name}.q25" in row.trajectory:
+        low, high = (row.trajectory[f"{name}.{label}"] for label in ("q25", "q75"))
+        axes.fill_between(row.trajectory["step"], low, high, color=BLUE, alpha=0.2, linewidth=0)
     _draw_theory(axes, row, name)
     _name(axes, label or name.replace("_", " "))
 
@@ -233,8 +236,12 @@ def _name(axes: Axes, name: str) -> None:
 
 
 def _coloured_measures(row: Row, prefix: str, most: int | None = None) -> list[tuple[str, Any]]:
-    """The first measures with this prefix, each with a colour."""
-    names = [name for name in row.trajectory if name.startswith(prefix)][:most]
+    """The first measures with this prefix and a number, each with a colour."""
+    names = [
+        name
+        for name in row.trajectory
+        if name.startswith(prefix) and name.removeprefix(prefix).isdigit()
+    ][:most]
     return list(zip(names, mode_colours(len(names)), strict=True))
 
 

@@ -66,6 +66,11 @@ class Row:
         return values | self.values
 
     @property
+    def reason(self) -> str:
+        """How the run ended, in words."""
+        return Outcome[self.outcome.upper()].sentence
+
+    @property
     def epsilon(self) -> float:
         """The rounding error of the run's numbers, relative."""
         return torch.finfo(self.factors[0].dtype).eps

@@ -12,6 +12,7 @@ from mfgd.batch import load_problem, solve_or_report
 from mfgd.config import Point
 from mfgd.errors import NotWritten
 from mfgd.record import Row
+from mfgd.replicates import Ensemble, solve_ensembles
 from mfgd.target import Problem
 from mfgd.tracked import Earlier, Written, outcome_of, thin_curves
 from mfgd.tracking import Resumable, Together, Tracker
@@ -55,7 +56,8 @@ def run_batch(
         report: is told of each run that is written.
         folder: of the checkpoints; None: there are none.
     """
-    for results in solve_or_report([point for _, point in batch], folder):
+    solve = solve_ensembles if batch[0][1].replicates > 1 else solve_or_report
+    for results in solve([point for _, point in batch], folder):
         solved, batch = batch[: len(results)], batch[len(results) :]
         with interrupts.defer():
             for finished in _write_results(solved, results, tracker):
@@ -105,7 +107,10 @@ def _write_lot(done: Sequence[tuple[Job, Row | Exception]], tracker: Tracker) ->
 
 
 def _problem_of(job: Job, result: Row | Exception) -> Problem | None:
-    return None if isinstance(result, Exception) else load_problem(job[1].problem)
+    if isinstance(result, Exception):
+        return None
+    point = result.chosen if isinstance(result, Ensemble) else job[1]
+    return load_problem(point.problem)
 
 
 def write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:

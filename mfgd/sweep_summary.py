@@ -63,8 +63,10 @@ def join_curves(
 def write_files(
     folder: Path, runs: pandas.DataFrame, curves: pandas.DataFrame, title: str, subtitle: str
 ) -> None:
-    """Writes the table, the curves, the page and the overview of a sweep."""
+    """Writes the table, the curves, the page and the overview of a sweep, and the phase diagram of
+    replicates over two keys."""
     from mfgd import page
+    from mfgd.phase import find_rates, phase
     from mfgd.sweep_plots import overview
 
     runs.to_csv(folder / "summary.csv", index=False)
@@ -73,6 +75,9 @@ def write_files(
     page.write_page(folder / PAGE, runs, curves, find_effects(runs), title, subtitle)
     (folder / "figures").mkdir(exist_ok=True)
     overview(runs, title).savefig(folder / "figures" / "overview.png")
+    rates = find_rates(runs)
+    if rates is not None and len(set(find_swept(runs)).difference(REPEATS)) > 1:
+        phase(runs, rates).savefig(folder / "figures" / "phase.png")
 
 
 def write_unfinished(folder: Path, lines: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from mfgd.columns import LOST, is_plumbing
 from mfgd.component import CONF, GROUPS, MAPS, Component
 from mfgd.config import Point
-from mfgd.descent import Outcome
 from mfgd.record import Row
 from mfgd.target import Problem
 
@@ -104,8 +103,7 @@ def outcome_tags(result: Row | Exception) -> dict[str, str]:
     """The tags that say how a run ended."""
     if isinstance(result, Exception):
         return {"outcome": outcome_of(result)}
-    reason = Outcome[result.outcome.upper()].sentence
-    return {"outcome": result.outcome, "outcome.reason": reason}
+    return {"outcome": result.outcome, "outcome.reason": result.reason}
 
 
 PACKAGE = Path(__file__).parent
