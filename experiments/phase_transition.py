@@ -65,15 +65,13 @@ def sampled(*, n: Count, rank: Count, ratio: Positive, seed: Seed) -> Problem:
 
 
 def shares(runs: pandas.DataFrame) -> dict[int, dict[float, float]]:
-    """r → N/dof → share of successes, both ascending; a run that diverged is no success."""
-    found: dict[int, dict[float, list[bool]]] = {}
-    columns = "params.problem.rank", "params.problem.ratio", "metrics.final_relative_error"
-    for rank, ratio, error in zip(*(runs[column].astype(float) for column in columns), strict=True):
-        found.setdefault(int(rank), {}).setdefault(ratio, []).append(error < 1e-3)
-    return {
-        rank: {ratio: sum(row[ratio]) / len(row[ratio]) for ratio in sorted(row)}
-        for rank, row in sorted(found.items())
-    }
+    """r → N/dof → share of successes, both ascending."""
+    found: dict[int, dict[float, float]] = {}
+    columns = "params.problem.rank", "params.problem.ratio", "metrics.success_rate"
+    cells = zip(*(runs[column].astype(float) for column in columns), strict=True)
+    for rank, ratio, share in sorted(cells):
+        found.setdefault(int(rank), {})[ratio] = share
+    return found
 
 
 def claims(runs: pandas.DataFrame) -> Iterator[Claim]:
@@ -125,7 +123,8 @@ def figure(runs: pandas.DataFrame) -> Figure:
         xlabel="rank",
         ylabel="sampling rate N/n²",
     )
-    left.set_title(f"Completion of {n} × {n} matrices, {len(runs):,} runs")
+    trials = int(runs["params.replicates"].astype(int).sum())
+    left.set_title(f"Completion of {n} × {n} matrices, {trials:,} trials")
     colours = matplotlib.colormaps["plasma"](np.linspace(0, 0.9, len(share)))
     for (rank, row), colour in zip(share.items(), colours, strict=True):
         right.plot(
