@@ -27,7 +27,8 @@ LONGEST = 5000
 """Characters that MLflow keeps of a tag."""
 QUERY = "viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
 CURVES = ("excess_loss", "relative_error", "heldout_error")
-RESULTS = ("success_rate", "excess_loss", "heldout_error", "final_relative_error", "steps_run")
+RATE = "success_rate"
+RESULTS = (RATE, "excess_loss", "heldout_error", "final_relative_error", "steps_run")
 ONE_VALUE = (
     "final_",
     "best_",
@@ -39,10 +40,12 @@ ONE_VALUE = (
     "replicates.",
 )
 """How the names of metrics begin that have one value a run."""
-PLAIN = ("solve_seconds", "lr_absolute", "lr_limit", "success_rate")
+PLAIN = ("solve_seconds", "lr_absolute", "lr_limit", RATE)
 """Further metrics of one value a run."""
 QUARTILES = (".q25", ".q75")
 """How the quartiles of replicates end, which share the chart of their median."""
+FEW = 8
+"""Up to so many runs have quartiles in the charts."""
 WIDTHS = {
     "attributes.`Run Name`": 210,
     "tags.`outcome`": 90,
@@ -172,7 +175,7 @@ def _list_charts(runs: pandas.DataFrame, images: bool) -> list[dict[str, Any]]:
     quartiles = {name for name in names if name.endswith(QUARTILES)}
 
     def draw(section: str, name: str) -> dict[str, Any]:
-        more = [name + end for end in QUARTILES if name + end in quartiles]
+        more = [name + end for end in QUARTILES if name + end in quartiles and len(runs) <= FEW]
         return _line(section, [name, *more])
 
     keys = find_swept(runs)
@@ -232,7 +235,7 @@ def _image(name: str, step: int) -> dict[str, Any]:
 
 def _result_charts(runs: pandas.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Parallel coordinates of the swept keys, a contour of the two main ones, a scatter of one."""
-    measure = short_name(choose_measure(runs))
+    measure = RATE if f"metrics.{RATE}" in runs else short_name(choose_measure(runs))
     result = {"key": measure, "type": "METRIC"}
     charts = [
         _chart(

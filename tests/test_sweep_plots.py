@@ -222,6 +222,23 @@ def test_phase_shows_shares(seeds):
         assert text.get_text().endswith(f"×{gone:.0%}") == (gone > 0)
 
 
+def test_phase_pools_replicates():
+    """A cell of two runs, with 10 and 30 replicates: 4 + 15 successes, 1 + 3 lost."""
+    runs = sweep(lost=0, rank=[2, 10], lr=RATES, seed=range(2))
+    first = runs["params.seed"] == "0"
+    runs["params.replicates"] = np.where(first, "10", "30")
+    runs["params.success"] = "loss < 1"
+    runs["metrics.success_rate"] = np.where(first, 0.4, 0.5)
+    runs["metrics.replicates.diverged"] = np.where(first, 1.0, 2.0)
+    runs["metrics.replicates.undefined"] = np.where(first, np.nan, 1.0)
+    axes, bar = phase.phase(runs, phase.find_rates(runs)).axes
+    np.testing.assert_allclose(axes.images[0].get_array(), 19 / 40)
+    assert {text.get_text() for text in axes.texts} == {"0.47\nn 40\n×10%"}
+    assert bar.get_ylabel() == "share with loss < 1"
+    assert phase.find_rates(runs.assign(**{"metrics.success_rate": np.nan})) is None
+    assert phase.find_rates(runs.drop(columns="metrics.success_rate")) is None
+
+
 def test_a_large_phase_diagram_has_no_text_in_its_cells():
     runs = sweep(rank=range(1, 101), problem__observed=np.linspace(0.01, 1, 100).round(2))
     runs = runs.drop(index=0)

@@ -107,6 +107,21 @@ def test_a_view_shows_every_metric_and_names_no_other(images):
     assert sum(chart["type"] == "IMAGE" for chart in charts) == 2 * images
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_quartiles_of_few_replicates_share_the_chart_of_their_median(count):
+    error = "metrics.relative_error"
+    more = {f"{error}.q25": 0.1, f"{error}.q75": 0.3, "metrics.success_rate": [0.5, 0.6] * 3}
+    runs = pandas.concat([make_runs(**more)] * count, ignore_index=True)
+    _, state = decode(mlflow_view.view_tag(runs, "parent", "my sweep", False)[1])
+    charts = state["compareRunCharts"]
+    (curve,) = [chart for chart in charts if chart.get("metricKey") == "relative_error"]
+    quartiles = ["relative_error.q25", "relative_error.q75"] if count == 1 else []
+    assert curve["selectedMetricKeys"] == ["relative_error", *quartiles]
+    assert not list_shown(charts).intersection(["relative_error.q25", "relative_error.q75"])
+    (settings,) = [chart for chart in charts if chart["type"] == "PARALLEL"]
+    assert settings["selectedMetrics"] == ["steps_run", "success_rate"]
+
+
 def test_a_view_of_too_many_metrics_leaves_out_the_last():
     more = {f"metrics.{name}": range(6) for name in map(str, np.random.default_rng(0).random(500))}
     _, value = mlflow_view.view_tag(make_runs(**more), "parent", "my sweep", False)
