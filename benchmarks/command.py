@@ -37,7 +37,7 @@ def compare_composition() -> list[Comparison]:
 
     def ours() -> float:
         def task(jobs: Any) -> list[float]:
-            return [config.read(*job).lr[0] for job in jobs]
+            return [config.read_job(job).lr[0] for job in jobs]
 
         return clock(lambda: multirun(task, *GRID))  # seconds for 1,000 jobs
 

@@ -12,6 +12,7 @@ from mfgd.batch import Batch, load_problem
 from mfgd.config import Point
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.descent import State, descent
+from mfgd.job import flatten
 from mfgd.method import Optimizer
 from mfgd.record import Row
 from mfgd.sparse import ListedEntries
@@ -102,4 +103,4 @@ def logged_metrics(point: Point, row: Row, most: int) -> list[tuple[Any, ...]]:
 
 def flat_params(values: dict[str, Any]) -> dict[str, Any]:
     """A nested config as flat parameters."""
-    return dict(config.flatten(values))
+    return dict(flatten(values))

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mfgd.compose import Composer
-from mfgd.internals import set_unparsed, set_value
+from mfgd.internals import HYDRAS_SWEEPER, set_unparsed, set_value
+from mfgd.job import JobConfig, resolve_job
 from mfgd.refusals import exit_on_refusal
 from mfgd.sweep_size import refuse_vast_sweep
 from mfgd.terminal import warn
@@ -41,34 +42,52 @@ LAUNCHERS = ("batch", "basic")
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
+class Unchecked:
+    """Hydra's config loader for a sweeper that composes jobs only to see that they are legal: the
+    launcher sees that too, before it runs any."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._composer, name)
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Returns the config of the sweep, whatever the job is."""
+        return master_config
+
+
 class BatchLauncher(Launcher):
-    """Calls the task once for a multirun, with the jobs as a stream of (config, hydra node)."""
+    """Calls the task once for a multirun, with its jobs as a stream."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
         self.composer = Composer(hydra_context.config_loader)
-        # Through this context the sweeper composes every job, to check that the job is legal.
-        hydra_context.config_loader = self.composer.for_checks()  # type: ignore[assignment]
+        # Through this context a sweeper composes its jobs. That of Hydra only checks them so.
+        basic = config.hydra.sweeper["_target_"] == HYDRAS_SWEEPER
+        loader = Unchecked(self.composer) if basic else self.composer
+        hydra_context.config_loader = loader  # type: ignore[assignment]
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Returns one result per job, in order, with what the task returned for the job."""
         setup_globals()
-        composers = [
-            partial(self.compose, number, overrides)
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
-        if not composers:
+        jobs = list(enumerate(job_overrides, initial_job_idx))
+        if not jobs:
             warn("the sweep is empty; nothing was run")
             return []
         if needs := self._find_needs_of_a_job():
+            for job in jobs:  # none runs if one is not legal
+                self.compose(*job)
             why = f"{', '.join(needs)}: what only a job of its own can have"
             warn(f"{why}; the jobs run one by one, which is slower")
-            return [self._run_alone(compose()) for compose in composers]
-        return self._run_together(composers)
+            return [self._run_alone(self.compose(*job)) for job in jobs]
+        return self._run_together(jobs)
 
     def _find_needs_of_a_job(self) -> list[str]:
         """The keys by which the sweep asks for what a batch of jobs cannot have."""
@@ -101,21 +120,25 @@ class BatchLauncher(Launcher):
         finally:
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
-    def _run_together(self, composers: Sequence[partial[DictConfig]]) -> Sequence[JobReturn]:
+    def _run_together(self, jobs: Sequence[tuple[int, Sequence[str]]]) -> Sequence[JobReturn]:
         instance = HydraConfig.instance()
         before = instance.cfg
 
-        def jobs() -> Iterator[tuple[DictConfig, DictConfig]]:
-            for compose in composers:
-                config = compose()
-                instance.cfg = config  # type: ignore[assignment]  # while ${hydra:…} means this job
-                yield config, config.hydra
+        def read() -> Iterator[JobConfig]:
+            for number, overrides in jobs:
+                # While ${hydra:…} means this job.
+                instance.cfg = one = _OneJob(self, number, overrides)  # type: ignore[assignment]
+                job = self.composer.load_job(self.config, overrides)
+                yield job or resolve_job(one.config, one.hydra)
 
         try:
-            values: Any = self.task(jobs())
+            values: Any = self.task(read())
         finally:
             instance.cfg = before
-        return [_Return(*pair) for pair in zip(values, composers, strict=True)]
+        return [
+            _Return(value, partial(self.compose, *job))
+            for value, job in zip(values, jobs, strict=True)
+        ]
 
     def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """The config of a job, its hydra node included."""
@@ -126,6 +149,23 @@ class BatchLauncher(Launcher):
         folder = "${mfgd.folder:${hydra.sweep.dir},${hydra.sweep.subdir}}"
         set_unparsed(config.hydra.runtime, "output_dir", folder)
         return config
+
+
+class _OneJob:
+    """What stands for the config of a job while the job is read. The config is composed on demand,
+    because few jobs ask for it."""
+
+    def __init__(self, launcher: BatchLauncher, number: int, overrides: Sequence[str]) -> None:
+        self._compose = partial(launcher.compose, number, overrides)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        return self._compose()
+
+    @property
+    def hydra(self) -> DictConfig:
+        node: DictConfig = self.config.hydra
+        return node
 
 
 class _Return(JobReturn):

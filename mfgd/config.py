@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, MinLen
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import BaseModel
 
 from mfgd import schema
@@ -23,6 +23,8 @@ from mfgd.component import CONF as CONF
 from mfgd.component import GROUPS as GROUPS
 from mfgd.component import MAPS, share_component, share_components
 from mfgd.component import Component as Component
+from mfgd.internals import HYDRAS_SWEEPER
+from mfgd.job import SEED, JobConfig, flatten, resolve_job
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 RESUME = "resume="
 """How an override begins that is not of the run."""
-SEED = "${seed}"
 UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 
@@ -165,30 +166,30 @@ class Point:
         return params
 
 
-def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the leaves of a tree with their dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> Point:
+def read(config: DictConfig, hydra: DictConfig) -> Point:
     """Returns the point that a composed config describes.
 
     Args:
-        config: the job's config; a hydra node in it is ignored.
-        hydra: the job's hydra node, for its choices and overrides.
+        config: as for `resolve_job`.
+        hydra: as for `resolve_job`.
+
+    Raises:
+        Refused: with the key, the value and what is allowed.
+    """
+    return read_job(resolve_job(config, hydra))
+
+
+def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
+    """Returns the point that a job describes.
+
+    Args:
+        job: the job.
         flags: as `find_flags` gives them.
 
     Raises:
         Refused: with the key, the value and what is allowed.
     """
-    content: schema.Values = {}
-    for name in config:
-        if name != "hydra":
-            content[str(name)] = _resolve(config[name])
+    content = dict(job.content)
     nodes = {name: content.pop(name, None) for name in (*GROUPS, *MAPS)}
     scalars = schema.check(Scalars, content)
     if scalars["device"] not in _list_devices():
@@ -196,16 +197,12 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
         raise Refused(f"device={scalars['device']}: allowed here are {allowed}")
     lr = scalars.pop("lr")
     scalars["dtype"] = getattr(torch, scalars["dtype"])
-    moving: tuple[tuple[str, str], ...] = ()
-    if scalars["replicates"] > 1:
-        moving = _find_moving(config)
-    elif scalars["success"] is not None:
+    if scalars["success"] is not None and scalars["replicates"] == 1:
         raise Refused("success: is of replicates; allowed with replicates=2 or more")
-    options: Mapping[str, str | None] = hydra.runtime.choices
-    overrides = tuple(line for line in hydra.overrides.task if not line.startswith(RESUME))
+    overrides = tuple(line for line in job.overrides if not line.startswith(RESUME))
     components: schema.Values = {}
     for group in GROUPS:
-        components[group] = share_component(group, nodes[group], options.get(group), overrides)
+        components[group] = share_component(group, nodes[group], job.choices.get(group), overrides)
     for kind in MAPS:
         components[kind] = share_components(kind, nodes[kind])
     rates = tuple(lr) if isinstance(lr, list) else (lr,)
@@ -220,32 +217,11 @@ def read(config: DictConfig, hydra: DictConfig, flags: tuple[str, ...] = ()) -> 
         **scalars,
         **components,
         lr=rates,
-        experiment=options.get("experiment"),
+        experiment=job.choices.get("experiment"),
         overrides=overrides,
         flags=flags,
-        moving=moving,
+        moving=job.moving if scalars["replicates"] > 1 else (),
     )
-
-
-def _find_moving(config: DictConfig) -> tuple[tuple[str, str], ...]:
-    """The keys of groups that are `SEED`, and move with it.
-
-    Raises:
-        Refused: a key depends on the seed in another way.
-    """
-    moving = []
-    seed = config.seed
-    leaves = dict(flatten({group: _resolve(config[group]) for group in (*GROUPS, *MAPS)}))
-    config.seed = seed + 1
-    moved = dict(flatten({group: _resolve(config[group]) for group in (*GROUPS, *MAPS)}))
-    config.seed = seed
-    for key, value in moved.items():
-        if repr(value) != repr(leaves[key]):  # NaN is no change
-            group, _, name = key.partition(".")
-            if (leaves[key], value) != (seed, seed + 1) or group in MAPS or "." in name:
-                raise Refused(f"{key}: depends on seed; allowed with replicates is {key}={SEED}")
-            moving.append((group, name))
-    return tuple(moving)
 
 
 def _refuse_lost_in_single(given: Mapping[str, float]) -> None:
@@ -272,12 +248,7 @@ def find_flags(hydra: DictConfig) -> tuple[str, ...]:
 def sends_all_at_once(hydra: DictConfig) -> bool:
     """Whether the sweeper of a hydra node launches all of its jobs at once."""
     sweeper = hydra.sweeper
-    return sweeper["_target_"].endswith(".BasicSweeper") and sweeper.max_batch_size is None
-
-
-def _resolve(value: Any) -> Any:
-    """Returns a node of a config as plain Python; a missing value stays "???"."""
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return sweeper["_target_"] == HYDRAS_SWEEPER and sweeper.max_batch_size is None
 
 
 @cache

@@ -22,15 +22,13 @@ from mfgd.compose import forget_job, hide_arguments
 from mfgd.descent import Outcome
 from mfgd.environment import search_here_last
 from mfgd.errors import refuse_odd_flags
+from mfgd.job import JobConfig, resolve_job
 from mfgd.kernel import cores, flush_denormals
 from mfgd.pool import run_batches, warm_up
 from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.terminal import say, warn
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
-
-Job = tuple[DictConfig, DictConfig]
-"""A job's config and its hydra node."""
 
 
 class Session:
@@ -62,7 +60,7 @@ class Session:
         self.said: set[str] = set()
         """What was printed of files that were read."""
 
-    def run(self, given: DictConfig | Iterator[Job]) -> float | list[float | RunFailed]:
+    def run(self, given: DictConfig | Iterator[JobConfig]) -> float | list[float | RunFailed]:
         """Hydra's task: solves and tracks one job, or a stream of jobs together.
 
         Returns:
@@ -75,19 +73,19 @@ class Session:
             return self._run(given, multirun=True)
         forget_problems()
         node = cast(DictConfig, HydraConfig.get())
-        (result,) = self._run([(given, node)], multirun=node.mode == RunMode.MULTIRUN)
+        jobs = map(resolve_job, [given], [node])
+        (result,) = self._run(jobs, multirun=node.mode == RunMode.MULTIRUN)
         if isinstance(result, RunFailed):
             raise result
         return result
 
-    def _run(self, jobs: Iterable[Job], *, multirun: bool) -> list[float | RunFailed]:
+    def _run(self, jobs: Iterable[JobConfig], *, multirun: bool) -> list[float | RunFailed]:
         """Solves and tracks jobs; what each gave, in their order."""
-        with refusals.exit_on_refusal():
+        with refusals.exit_on_refusal(), chdir(self.folder):  # the user's own functions are there
             points, whole = [], False
-            for content, node in jobs:
-                with chdir(self.folder):  # the user's own functions are there
-                    points.append(config.read(content, node, self._find_flags(node)))
-                whole = whole or (len(points) > 1 and config.sends_all_at_once(node))
+            for job in jobs:
+                points.append(config.read_job(job, self._find_flags(job.hydra)))
+                whole = whole or (len(points) > 1 and config.sends_all_at_once(job.hydra))
             self.whole = whole
         with flush_denormals():  # not before: 1e-308 would be read as 0
             return self._solve(points, multirun)

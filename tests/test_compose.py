@@ -1,18 +1,22 @@
 """What the composer gives equals what Hydra composes."""
 
-from functools import cache
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from mfgd import config
 from mfgd.compose import Composer
+from mfgd.config import resolve_job
 
 LINES = [
     *[
@@ -66,8 +70,26 @@ LINES = [
 ]
 
 
+class Colour(Enum):
+    RED = 1
+
+
+@dataclass
+class Typed:
+    """A node whose values have types, to which OmegaConf turns what is given."""
+
+    whole: int = 1
+    number: float = 1.0
+    text: str = "a"
+    maybe: int | None = None
+    colour: Colour = Colour.RED
+    many: list[float] = field(default_factory=lambda: [1.0])
+    lacking: int = MISSING
+
+
 @pytest.fixture(scope="module")
 def loaders():
+    ConfigStore.instance().store(name="typed", node=Typed)
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration(
@@ -100,13 +122,65 @@ def test_equals_what_hydra_composes(loaders, lines):
     loader, composer, master = loaders
     expected = composed(loader, master, lines)
     assert composed(composer, master, lines) == expected
-    assert composed(checks(composer), master, lines) == expected
+    if (job := loaded(composer, master, lines)) is not None:
+        assert job == loaded(Resolving(loader), master, lines)
 
 
-@cache
-def checks(composer):
-    """One for all examples, as its configs are used again."""
-    return composer.for_checks()
+class Resolving(NamedTuple):
+    """Reads jobs from whole configs."""
+
+    loader: Any
+
+    def load_job(self, master, lines):
+        made = self.loader.load_sweep_config(master, lines)
+        return resolve_job(made, made.hydra)
+
+
+def loaded(source, master, lines):
+    """What a job's run takes, or the error."""
+    try:
+        job = source.load_job(master, list(lines))
+    except HydraException as error:
+        return type(error), str(error)
+    return job and (repr(job.content), job.choices, job.overrides)
+
+
+ALONE = ["rank=3", "lr=[0.1,2]", "loss.scale=2", "device=null", "init=normal", "problem=synthetic"]
+
+
+@pytest.mark.parametrize("more", [(), ("steps=5", "loss=huber", "record.steps=[1,2]", "+note=x")])
+def test_a_job_without_its_config_is_as_with_it(loaders, more):
+    loader, composer, master = loaders
+    for line in (*ALONE, *ALONE):  # the second time from what is known of the first
+        job = loaded(composer, master, [line, *more])
+        assert job is not None
+        assert job == loaded(Resolving(loader), master, [line, *more])
+
+
+def test_what_refers_to_another_value_is_read_from_the_config(loaders):
+    _, composer, master = loaders
+    for line in ("lr=${rank}", "+note=${hydra:job.num}", "+note=${oc.env:HOME}", "rank=???"):
+        assert composer.load_job(master, [line, "seed=3"]) is None
+    assert composer.load_job(master, ["seed=3", "seed=4"]) is None
+
+
+def test_a_job_has_the_types_that_a_config_of_ones_own_gives(loaders):
+    loader, _, _ = loaders
+    master = loader.load_configuration("typed", [], run_mode=RunMode.MULTIRUN)
+    composer = Composer(loader)
+    taken = 0
+    values = ("1", "2.5", "x", "'3'", "null", "RED", "[1,2]", "true")
+    for name in Typed.__dataclass_fields__:
+        for value in values:
+            lines = [f"{name}={value}", *(["lacking=5"] if name != "lacking" else [])]
+            expected = loaded(Resolving(loader), master, lines)
+            job = loaded(composer, master, lines)
+            taken += job is not None
+            if job is not None:
+                assert job == expected
+            assert composed(composer, master, lines) == composed(loader, master, lines)
+    assert taken > 15
+    assert composer.load_job(master, ["whole=3"]) is None  # lacking is still without a value
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import UNMEASURED, mfgd
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext, RunMode
+
+from hydra_plugins.mfgd_launcher import BatchLauncher
+from mfgd.component import CONF, list_options
+from mfgd.internals import HYDRAS_SWEEPER
 
 PLAIN = """
 import hydra
@@ -246,7 +254,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
-from mfgd.config import CONF
+from mfgd.config import CONF, resolve_job
 
 def see(config, node):
     return {
@@ -257,12 +265,12 @@ def see(config, node):
     }
 
 def task(given):
-    jobs = [(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
+    jobs = [resolve_job(given, HydraConfig.get())] if isinstance(given, DictConfig) else given
     values = []
-    for config, hydra in jobs:
-        keys = [str(key) for key in config if key != "hydra"]
+    for job in jobs:
         # What a ${hydra:...} means is asked while the job is the current one.
-        values.append([see(OmegaConf.masked_copy(config, keys), hydra), HydraConfig.get().job.id])
+        told = see(OmegaConf.create(job.content), HydraConfig.get())
+        values.append([told, job.overrides, job.choices["problem"]])
     return values[0] if isinstance(given, DictConfig) else values
 
 def patch(launcher):
@@ -304,3 +312,27 @@ def test_job_numbers_overrides_configs_and_returns_are_those_of_the_basic_launch
     assert [told["job"][0] for told, *_ in basic] == list(range(8))
     assert run("hydra/launcher=batch") == basic
     assert run("hydra/launcher=batch", "hydra.sweeper.max_batch_size=3") == basic
+
+
+@pytest.mark.parametrize("more", [(), ("hydra.job.chdir=true",), ("hydra/launcher=basic",)])
+def test_no_job_runs_if_one_is_not_legal(here, more):
+    line = ("--multirun", "init=normal,spectral", "init.std=0.1,0.2", "steps=1", "tracking=memory")
+    done = here(*line, *more)
+    assert (done.returncode, done.stdout, here.session.finished) == (2, "", [])
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("mfgd: init.std=0.1,0.2: no such key; ")
+
+
+def test_only_hydras_own_sweeper_has_its_jobs_unchecked():
+    """It drops what it asks for: another object in its place changes nothing."""
+    asked = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["rank=1,2"], run_mode=RunMode.MULTIRUN)
+        for target in (HYDRAS_SWEEPER, "own.Sweeper"):
+            master.hydra.sweeper._target_ = target
+            context = HydraContext(config_loader=loader, callbacks=Callbacks())
+            BatchLauncher().setup(hydra_context=context, task_function=None, config=master)
+            asked.append(context.config_loader.load_sweep_config(master, ["rank=3"]).rank)
+            assert context.config_loader.get_group_options("loss") == list_options("loss")
+    assert asked == [2, 3]
