@@ -175,21 +175,32 @@ def fits(parcel: Parcel, tags: Mapping[str, str]) -> bool:
     )
 
 
-def open_bulk(uri: str, experiment_id: str) -> BulkWriter | None:
-    """The writer for an experiment; None if it has to be written as MLflow does it: through a
-    server, into a schema that is not known, or with artifacts elsewhere."""
+def open_known(uri: str) -> Engine | None:
+    """A database whose tables are known; None if there is a server before it, or its schema is not
+    in `REVISIONS`."""
     if uri.startswith("http"):
         return None
     import sqlalchemy
     from alembic.migration import MigrationContext
-    from mlflow.store.tracking.dbmodels.models import SqlExperiment
 
     engine = sqlalchemy.create_engine(uri, pool_pre_ping=True)
     with engine.connect() as connection:
-        if MigrationContext.configure(connection).get_current_revision() not in REVISIONS:
-            return None
-        table, number = SqlExperiment.__table__.c, int(experiment_id)
-        place = sqlalchemy.select(table.artifact_location).where(table.experiment_id == number)
+        revision = MigrationContext.configure(connection).get_current_revision()
+    return engine if revision in REVISIONS else None
+
+
+def open_bulk(uri: str, experiment_id: str) -> BulkWriter | None:
+    """The writer for an experiment; None if it has to be written as MLflow does it: through a
+    server, into a schema that is not known, or with artifacts elsewhere."""
+    engine = open_known(uri)
+    if engine is None:
+        return None
+    import sqlalchemy
+    from mlflow.store.tracking.dbmodels.models import SqlExperiment
+
+    table, number = SqlExperiment.__table__.c, int(experiment_id)
+    place = sqlalchemy.select(table.artifact_location).where(table.experiment_id == number)
+    with engine.connect() as connection:
         location = connection.execute(place).scalar()
     if location is None or (folder := local_folder(location)) is None:
         return None

@@ -14,6 +14,7 @@ from mfgd.database import find_file, first_line
 from mfgd.errors import Refused
 from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect, describe
 from mfgd.mlflow_experiment import ROOT, local_folder
+from mfgd.mlflow_tables import read_runs
 
 if TYPE_CHECKING:
     import pandas
@@ -119,7 +120,24 @@ def load_runs(
     """
     reader = connect(uri)
     experiment_id = find_experiment(reader, mlflow_experiment.choose(reader, experiment))
-    return table_of(search(reader, [experiment_id], children_of(parent) if parent else ""))
+    return read_table(reader, reader.tracking_uri, experiment_id, parent)
+
+
+def read_table(
+    reader: MlflowClient, uri: str, experiment_id: str, parent: str | None = None
+) -> pandas.DataFrame:
+    """The table of the runs of an experiment, newest first.
+
+    Args:
+        reader: the connection.
+        uri: what it is connected to.
+        experiment_id: of the experiment.
+        parent: id of a run, for its children only.
+    """
+    runs = read_runs(uri, experiment_id, parent)
+    if runs is None:
+        runs = table_of(search(reader, [experiment_id], children_of(parent) if parent else ""))
+    return runs
 
 
 def find_experiment(reader: MlflowClient, name: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mfgd import mlflow_view, sweep_summary
-from mfgd.mlflow_client import children_of, log_batches
-from mfgd.mlflow_reader import search, table_of
+from mfgd.mlflow_client import log_batches
+from mfgd.mlflow_reader import read_table
 from mfgd.mlflow_resume import end_children
 from mfgd.mlflow_sender import Sender
+from mfgd.retry import retry
 from mfgd.tracked import MetricPoint, Written, mark_name
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def end_sweep(
     try:
         end_children(client, sender.experiment_id, parent)
         _label_runs(client, written)
-        runs = table_of(search(client, [sender.experiment_id], children_of(parent)))
+        runs = retry(partial(read_table, client, sender.uri, sender.experiment_id, parent))
         if len(runs):
             runs = runs[runs["status"] != "KILLED"]  # left by a process that died
         curves = sweep_summary.join_curves(written, runs, sender.uri)
