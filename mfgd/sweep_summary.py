@@ -5,8 +5,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mfgd.columns import (
     REPEATS,
@@ -22,7 +25,7 @@ from mfgd.effects import effect
 from mfgd.summaries import group
 from mfgd.sweep_reader import CURVES, SUMMARY, SweepReader
 from mfgd.terminal import show_plain
-from mfgd.tracked import Written
+from mfgd.tracked import Curves, Written
 
 if TYPE_CHECKING:
     import pandas
@@ -47,17 +50,26 @@ def join_curves(
     """
     import pandas
 
-    tables = [
-        pandas.DataFrame(run.curves).assign(run_id=run_id)
-        for run_id, run in written.items()
-        if run.curves
-    ]
-    known = {run_id for run_id, run in written.items() if run.curves}
+    known = {run_id: run.curves for run_id, run in written.items() if run.curves}
+    tables = [_lay_out(known)] if known else []
     if len(runs) and not (ours := runs["run_id"].isin(known)).all():
         tables.append(SweepReader(uri).read_curves(runs[~ours]))
     if not tables:
         return pandas.DataFrame({"run_id": [], "step": []})
     return pandas.concat(tables, ignore_index=True)
+
+
+def _lay_out(curves: Mapping[str, Curves]) -> pandas.DataFrame:
+    """The curves of runs, by id, below each other: NaN if a run has no such measure."""
+    import pandas
+
+    lengths = [len(curve["step"]) for curve in curves.values()]
+    unknown = np.full(max(lengths), np.nan, "float32")
+    table: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(chain.from_iterable(curves.values())):
+        parts = zip(curves.values(), lengths, strict=True)
+        table[name] = np.concatenate([curve.get(name, unknown[:n]) for curve, n in parts])
+    return pandas.DataFrame(table).assign(run_id=np.repeat(np.array([*curves], object), lengths))
 
 
 def write_files(

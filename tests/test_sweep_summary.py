@@ -6,7 +6,9 @@ import pytest
 from mlflow import MlflowClient
 
 import mfgd
+from mfgd import sweep_summary
 from mfgd.sweep_summary import find_effects, main_keys
+from mfgd.tracked import Written
 
 
 @pytest.fixture
@@ -81,3 +83,17 @@ def test_effects_of_every_key(runs):
     assert main_keys(runs) == ["init", "lr"]
     assert {one["key"] for one in find_effects(runs)} == {"rank", "lr", "loss", "init"}
     assert {one["n"] for one in find_effects(runs)} == {8}
+
+
+def test_curves_are_joined_as_pandas_joins_them():
+    def curve(count, *names):
+        measures = {name: np.arange(count, dtype="float32") for name in names}
+        return {"step": np.arange(count), **measures}
+
+    given = {"a": curve(3, "loss"), "b": curve(1, "loss", "excess_loss"), "d": curve(2, "loss")}
+    written = {run_id: Written("budget", found) for run_id, found in given.items()}
+    written["c"] = Written("error", {})
+    joined = sweep_summary.join_curves(written, pandas.DataFrame(), "")
+    tables = [pandas.DataFrame(found).assign(run_id=run_id) for run_id, found in given.items()]
+    expected = pandas.concat(tables, ignore_index=True)[list(joined)]
+    pandas.testing.assert_frame_equal(joined, expected)
