@@ -15,6 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mfgd.page.data import add_excess_error, describe_runs, pack_curves, to_json
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def write_page(
     runs, curves = add_excess_error(runs, curves)
     known = describe_runs(runs) | pack_curves(runs["run_id"], curves)
     known["effects"] = [{key: to_json(value) for key, value in row.items()} for row in effects]
-    text = json.dumps(known, separators=(",", ":"), allow_nan=False)
+    # As lists of Python's, all curves at once would take several times the memory.
+    text = json.dumps(known, separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist)
     page = Template(_read_asset("page.html")).substitute(
         title=html.escape(title),
         subtitle=html.escape(subtitle),
@@ -73,4 +76,4 @@ def _read_asset(name: str) -> str:
 
 def _pack(text: str) -> str:
     """The text deflated, in base64; the page inflates it."""
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(text.encode())).decode()

@@ -187,7 +187,7 @@ def pack_curves(ids: Iterable[str], curves: pandas.DataFrame) -> dict[str, Any]:
 
     Returns:
         dict: ``grid`` (steps), ``ends`` (last recorded step of each run, −1 without a record) and
-        ``curves``: measure → codes (runs x grid), each less the one before it.
+        ``curves``: measure → codes (runs x grid,), each less the one before it.
     """
     names = pandas.Index(list(ids))
     index = names.get_indexer(pandas.Index(curves["run_id"]))
@@ -207,7 +207,7 @@ def pack_curves(ids: Iterable[str], curves: pandas.DataFrame) -> dict[str, Any]:
         if name in curves and curves[name].notna().any():
             values = np.append(curves[name].to_numpy(float)[order], np.nan)
             codes = _code(np.where(found, values[place - 1], np.nan))
-            packed[name] = np.diff(codes, prepend=0).ravel().tolist()
+            packed[name] = np.diff(codes, prepend=0).ravel().astype(np.int32)
     return {"grid": grid.tolist(), "ends": ends.tolist(), "curves": packed}
 
 
@@ -245,7 +245,8 @@ def _column(runs: pandas.DataFrame, name: str) -> pandas.Series:
 
 
 def _round_off(values: Iterable[float]) -> list[float | None]:
-    return [to_json(float(f"{value:.6g}")) for value in values]
+    rounded = (float(f"{value:.6g}") for value in values)
+    return [None if value != value else min(value, INFINITE) for value in rounded]
 
 
 def to_json(value: Any) -> Any:
