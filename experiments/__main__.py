@@ -72,7 +72,7 @@ def listing() -> str:
 def verified(chosen: Sequence[Experiment], *, quick: bool) -> int:
     """Runs experiments and prints their tables; in full they enter the ledger. How many numbers
     deviate."""
-    from mfgd.session import set_up_process
+    from mfgd.command import set_up_process
 
     sys.argv = [sys.argv[0], "--multirun"]
     set_up_process()
@@ -109,8 +109,8 @@ def verify(experiment: Experiment, *, quick: bool = False) -> tuple[list[Claim],
     import pandas
 
     import mfgd
+    from mfgd.command import execute
     from mfgd.mlflow_store import MlflowTracker
-    from mfgd.session import execute
     from mfgd.tracking import attach
 
     parents, tables, claims, figure = [], [], [], None

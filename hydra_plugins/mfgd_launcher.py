@@ -37,8 +37,13 @@ from mfgd.sweep_size import refuse_vast_sweep
 from mfgd.terminal import warn
 from mfgd.types import Refused
 
-LAUNCHERS = ("batch", "basic")
-"""The launchers that run jobs in this process, where they share one parent run."""
+LAUNCHERS = ("batch", "basic", "joblib", "submitit_local", "submitit_slurm", "ray")
+"""The launchers whose jobs share one parent run."""
+TARGETS = (
+    "hydra_plugins.mfgd_launcher.BatchLauncher",
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+)
+"""What they are; a plug-in may use the same names for launchers of other processes."""
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
@@ -60,7 +65,13 @@ class Unchecked:
 
 
 class BatchLauncher(Launcher):
-    """Calls the task once for a multirun, with its jobs as a stream."""
+    """Calls the task once for a multirun, with its jobs as a stream.
+
+    Its keys are of the engine that solves the batches, which the task finds in the config.
+    """
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -226,8 +237,8 @@ class RefuseSweeps(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         with exit_on_refusal():
-            if launcher not in LAUNCHERS:
-                allowed = " and ".join(LAUNCHERS)
+            if launcher not in LAUNCHERS or config.hydra.launcher._target_ not in TARGETS:
+                allowed = ", ".join(LAUNCHERS)
                 why = "takes jobs to other processes, where each would be a sweep of its own"
                 raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
             node: Any = OmegaConf.to_container(config.hydra, resolve=False)

@@ -8,9 +8,9 @@ def main() -> None:
     from mfgd import interrupts
 
     interrupts.leave_at_once()  # the imports take seconds, and nothing is begun
-    from mfgd import session
+    from mfgd import command
 
-    session.main()
+    command.main()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import torch
 from mfgd import interrupts
 from mfgd.compose import forget_job
 from mfgd.config import Point
+from mfgd.engine_run import EngineRun
+from mfgd.engines import Engine
 from mfgd.environment import pass_on_search
 from mfgd.internals import stop_forkserver
 from mfgd.kernel import cores, flush_denormals
@@ -40,14 +42,26 @@ def run_batches(
     report: Report,
     workers: int,
     folder: Path | None = None,
+    engine: Engine | None = None,
 ) -> None:
     """Runs batches as `run_batch` does, side by side if there are several batches and workers.
+
+    Args:
+        batches: the runs.
+        tracker: keeps them.
+        report: is told of each run that is written.
+        workers: how many processes at most.
+        folder: of the checkpoints; None: there are none.
+        engine: where the processes are; None: they are started here.
 
     Raises:
         KeyboardInterrupt: on an interruption, once all runs that are solved are written and
             reported.
     """
-    if min(workers, len(batches)) == 1:
+    threads = max(1, cores() // max(1, min(workers, len(batches))))
+    if engine is not None:
+        EngineRun(tracker, report, engine, threads, folder).work(batches)
+    elif min(workers, len(batches)) == 1:
         for batch in batches:
             run_batch(batch, tracker, report, folder)
     else:

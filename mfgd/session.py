@@ -1,8 +1,7 @@
-"""A shell line: config → batches → rows → tracker. `mfgd` runs one, `mfgd --multirun` sweeps."""
+"""A shell line: jobs → points → batches → rows → tracker."""
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,23 +9,21 @@ from contextlib import chdir
 from pathlib import Path
 from typing import cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import checkpoint, compare, config, interrupts, naming, pace, passwords, plan, refusals
+from mfgd import checkpoint, compare, config, interrupts, naming, pace, plan, refusals
 from mfgd.batch import forget_problems
-from mfgd.compose import forget_job, hide_arguments
+from mfgd.compose import forget_job
 from mfgd.descent import Outcome
-from mfgd.environment import search_here_last
-from mfgd.errors import refuse_odd_flags
+from mfgd.engines import Engine, make_engine
 from mfgd.job import JobConfig, resolve_job
 from mfgd.kernel import cores, flush_denormals
-from mfgd.pool import run_batches, warm_up
+from mfgd.pool import run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
-from mfgd.terminal import say, warn
+from mfgd.terminal import say
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
 
@@ -42,7 +39,11 @@ class Session:
         """The folder of checkpoints; None if the tracker is for this process alone."""
         self.uris: dict[str, str] = {}
         """Hidden URI → URI, as `hide_arguments` gives it."""
-        self.flags: tuple[str, ...] | None = None
+        self.flags: tuple[str, ...] = ()
+        self.launcher: DictConfig | None = None
+        """The launcher's node of the config."""
+        self.engine: Engine | None = None
+        """None until it is made, and if processes are started here."""
         self.resumed = False
         """Whether an earlier sweep goes on."""
         self.tracker: Tracker | None = None
@@ -84,7 +85,8 @@ class Session:
         with refusals.exit_on_refusal(), chdir(self.folder):  # the user's own functions are there
             points, whole = [], False
             for job in jobs:
-                points.append(config.read_job(job, self._find_flags(job.hydra)))
+                self._find_shared(job.hydra)
+                points.append(config.read_job(job, self.flags))
                 whole = whole or (len(points) > 1 and config.sends_all_at_once(job.hydra))
             self.whole = whole
         with flush_denormals():  # not before: 1e-308 would be read as 0
@@ -103,6 +105,8 @@ class Session:
             if tracker.shared:
                 workers = points[0].workers or cores()
             batches = plan.group_points(points, workers)
+            if self.engine is None and multirun and self.launcher is not None:
+                self.engine = make_engine(self.launcher, workers, tracker.shared)
             if self.tracker is None:
                 self._open(tracker, points[0], multirun)
         tracker.expect(len(points))
@@ -111,11 +115,10 @@ class Session:
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
 
-    def _find_flags(self, node: DictConfig) -> tuple[str, ...]:
-        """The flags of the shell line, which all jobs share."""
-        if self.flags is None:
-            self.flags = config.find_flags(node)
-        return self.flags
+    def _find_shared(self, node: DictConfig) -> None:
+        """Finds what all jobs of the shell line share: its flags, and the launcher."""
+        if self.launcher is None:
+            self.flags, self.launcher = config.find_flags(node), node.launcher
 
     def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
         """The tracker of this session."""
@@ -188,7 +191,7 @@ class Session:
                 rest = [batch for batch in rest if batch]
                 sweep = pace.Pace(rest, workers)
                 jobs = [[(i, points[i]) for i in batch] for batch in rest]
-                run_batches(jobs, tracker, note, workers, self.checkpoints)
+                run_batches(jobs, tracker, note, workers, self.checkpoints, self.engine)
             finally:
                 done = results.keys() - unwritten
                 self.unfinished = [point for i, point in enumerate(points) if i not in done]
@@ -240,55 +243,3 @@ class Session:
             if not tracker.parent and checkpoint.place(self.checkpoints, self.unfinished).exists():
                 say("the run is not done; the same line with resume=true goes on")
         say(tracker.location())
-
-
-def set_up_process() -> None:
-    """Sets this process up to execute shell lines."""
-    search_here_last()  # the user's own functions are there
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
-    sys.excepthook = passwords.print_error
-    interrupts.listen()
-    if {"-m", "--multirun"} & set(sys.argv):
-        warm_up()
-    # What the imports made is no garbage. To look for it again and again would cost a tenth of the
-    # time that composition takes.
-    gc.freeze()
-
-
-def execute() -> Session:
-    """Solves and tracks the shell line in `sys.argv`; a process may execute several in turn.
-
-    Raises:
-        SystemExit: 2 if the shell line is refused, 130 if it is interrupted.
-    """
-    session, status = Session(), None
-    decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
-    try:
-        with refusals.exit_on_refusal():
-            refuse_odd_flags()
-            sys.argv[1:], session.uris = hide_arguments(sys.argv[1:])
-            decorate(session.run)()
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise SystemExit(interrupts.EXIT_STATUS) from None
-    except RunFailed as failed:  # as Hydra passes it on; the other runs went on
-        warn(str(failed))
-    except BaseException:
-        status = "FAILED"
-        raise
-    finally:
-        with interrupts.defer():
-            session.close(status)
-    return session
-
-
-def main() -> None:
-    """Executes the shell line of this process, and exits with 1 if a run raised, or is not where it
-    is tracked."""
-    set_up_process()
-    try:
-        complete = execute().complete
-    except KeyboardInterrupt:  # it came when all runs were written
-        raise SystemExit(interrupts.EXIT_STATUS) from None
-    if not complete:
-        raise SystemExit(1)

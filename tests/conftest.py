@@ -13,7 +13,7 @@ import torch
 from browser import CHROMIUM, launch
 from filelock import FileLock
 
-from mfgd import component, database, session, targets
+from mfgd import command, component, database, session, targets
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -64,7 +64,7 @@ def here(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    monkeypatch.setattr(session, "warm_up", lambda: None)
+    monkeypatch.setattr(command, "warm_up", lambda: None)
     make_schema = database._make_schema
 
     def copy_schema(uri: str) -> None:
@@ -81,13 +81,13 @@ def here(
             super().__init__()
             run.session = self
 
-    monkeypatch.setattr(session, "Session", KeptSession)
+    monkeypatch.setattr(command, "Session", KeptSession)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         monkeypatch.setattr(sys, "argv", ["mfgd", *arguments])
         modules = set(sys.modules)
         try:
-            session.main()
+            command.main()
             code = 0
         except SystemExit as ended:
             code = ended.code

@@ -84,7 +84,7 @@ TEXTS = (
     "tag(a,1)",
     "os.system",
     "builtins.eval",
-    "mfgd.session.main",
+    "mfgd.command.main",
     "../../etc/passwd",
     "/dev/null",
     ".",

@@ -337,10 +337,10 @@ def test_a_sweep_goes_on_within_its_batches(here, tmp_path, monkeypatch):
 
 IMPATIENT = """
 import sys
-from mfgd import checkpoint, session
+from mfgd import checkpoint, command
 checkpoint.EVERY, checkpoint.WORTH = 0.1, 0.0
 sys.argv[0] = "mfgd"
-session.main()
+command.main()
 """
 
 

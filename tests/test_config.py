@@ -349,7 +349,10 @@ REFUSED = {
     "--multirun rank=interval(1,3)": "rank=interval(1,3): hydra/sweeper=basic draws no values;",
     "--multirun rank=range(1,2,0)": "rank=range(1,2,0): range() arg 3 must not be zero",
     "hydra.nope=1": "hydra.nope=1: no such key; mfgd --cfg hydra shows them",
-    "--multirun hydra/launcher=bach": "hydra/launcher=bach: allowed are basic, batch; did you mean",
+    "--multirun hydra/launcher=bach": (
+        "hydra/launcher=bach: allowed are basic, batch, joblib, ray, submitit_local, "
+        "submitit_slurm; did you mean batch?"
+    ),
     "optimiser=adam": "optimiser=adam: no such key; allowed are rank,",
     "loss._target_=bad.f": "loss._target_=bad.f: SyntaxError: invalid syntax (bad.py, line 1)",
     "loss=squared loss.delta=3": (

@@ -204,7 +204,7 @@ def test_a_launcher_of_other_processes_is_refused_before_it_launches(folder):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("mfgd: hydra/launcher=elsewhere: takes jobs to other processes")
-    assert line.endswith("allowed are batch and basic")
+    assert line.endswith("allowed are batch, basic, joblib, submitit_local, submitit_slurm, ray")
     assert set(folder.iterdir()) == before
 
 
