@@ -167,6 +167,7 @@ def find_finished(
             run.info.run_id,
             run.data.metrics.get("final_loss", math.nan),
             run.data.tags["outcome"],
+            run.data.metrics,
         )
         for run in search(client, [experiment_id], _children(parent, "FINISHED"))
         if run.info.run_id not in known and "outcome" in run.data.tags

@@ -101,7 +101,8 @@ class MlflowTracker:
             kept = outbox.read(name)
             if name not in known and kept.status == "FINISHED":
                 fingerprint, outcome = kept.tags["fingerprint"], kept.outcome["outcome"]
-                found.append(Earlier(fingerprint, name, kept.loss, outcome))
+                values = {point.name: point.value for point in kept.points}  # the last of each
+                found.append(Earlier(fingerprint, name, kept.loss, outcome, values))
         return found
 
     def _enter(self, sweep: Sequence[str] | None) -> tuple[MlflowClient, str]:

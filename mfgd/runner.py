@@ -13,8 +13,9 @@ from mfgd.config import Point
 from mfgd.errors import NotWritten
 from mfgd.record import Row
 from mfgd.replicates import Ensemble, solve_ensembles
+from mfgd.result import Result
 from mfgd.target import Problem
-from mfgd.tracked import Earlier, Written, outcome_of, thin_curves
+from mfgd.tracked import Earlier, Written, last_values, outcome_of, thin_curves
 from mfgd.tracking import Resumable, Together, Tracker
 
 Job = tuple[int, Point]
@@ -35,8 +36,8 @@ class Finished(NamedTuple):
     position: int
     run_id: str
     """Empty if the tracker could not keep the run."""
-    result: float | RunFailed
-    """The final loss, or the error of a run that raised."""
+    result: Result | RunFailed
+    """What the run gave, or the error that it raised."""
     written: Written
 
 
@@ -78,7 +79,8 @@ def match_finished(jobs: Iterable[Job], tracker: Tracker, known: Collection[str]
     for position, point in jobs:
         if same := earlier.get(point.fingerprint):
             run = same.pop()
-            found.append(Finished(position, run.run_id, run.loss, Written(run.outcome, {})))
+            result = Result(run.loss, run.outcome, run.values)
+            found.append(Finished(position, run.run_id, result, Written(run.outcome, {})))
     return found
 
 
@@ -101,8 +103,7 @@ def _write_lot(done: Sequence[tuple[Job, Row | Exception]], tracker: Tracker) ->
     if run_ids is None:
         return (write_result(job, result, tracker) for job, result in done)
     return [
-        _finish(position, run_id, result)
-        for ((position, _), result), run_id in zip(done, run_ids, strict=True)
+        _finish(job, run_id, result) for (job, result), run_id in zip(done, run_ids, strict=True)
     ]
 
 
@@ -122,18 +123,20 @@ def write_result(job: Job, result: Row | Exception, tracker: Tracker) -> Finishe
 
 
 def _write_once(job: Job, result: Row | Exception, tracker: Tracker) -> Finished:
-    position, point = job
+    _, point = job
     try:
-        return _finish(position, tracker.write(point, result, _problem_of(job, result)), result)
+        return _finish(job, tracker.write(point, result, _problem_of(job, result)), result)
     except DrawingError as error:
-        return _finish(position, tracker.write(point, error, None), error)
+        return _finish(job, tracker.write(point, error, None), error)
 
 
-def _finish(position: int, run_id: str, result: Row | Exception) -> Finished:
+def _finish(job: Job, run_id: str, result: Row | Exception) -> Finished:
     """What is reported of a run that is written."""
+    position, point = job
     if isinstance(result, Row):
-        loss = float(result.trajectory["loss"][-1])
-        return Finished(position, run_id, loss, Written(result.outcome, thin_curves(result)))
+        loss, values = result.trajectory["loss"][-1], last_values(result, point.tolerance)
+        told = Result(loss, result.outcome, values)
+        return Finished(position, run_id, told, Written(result.outcome, thin_curves(result)))
     said = " ".join(str(result).split())
     failed = RunFailed(f"{type(result).__name__}: {said}")
     return Finished(position, run_id, failed, Written(outcome_of(result), {}))

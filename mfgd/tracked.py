@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +70,8 @@ class Earlier(NamedTuple):
     loss: float
     """At the end."""
     outcome: str
+    values: Mapping[str, float]
+    """The last value of each metric."""
 
 
 def name_run(point: Point, result: Row | Exception) -> str:

@@ -150,10 +150,11 @@ def test_equal_configs_are_matched_one_by_one():
             raise AssertionError
 
         def find_finished(self, known):
-            runs = [Earlier("a", "1", 0.5, "budget"), Earlier("a", "2", 0.5, "budget")]
+            runs = [Earlier("a", name, 0.5, "budget", {"loss": 0.5}) for name in ("1", "2")]
             return [run for run in runs if run.run_id not in known]
 
     jobs = [(i, SimpleNamespace(fingerprint=name)) for i, name in enumerate("abaa")]
     found = match_finished(jobs, Tracker(), {"2"})
     assert [(one.position, one.run_id, one.result) for one in found] == [(0, "1", 0.5)]
+    assert found[0].result.values == {"loss": 0.5}
     assert [one.position for one in match_finished(jobs, Tracker(), set())] == [0, 2]
