@@ -44,6 +44,8 @@ TARGETS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
 )
 """What they are; a plug-in may use the same names for launchers of other processes."""
+LISTING = ("basic", "frontier")
+"""The sweepers that list every combination of the values on the shell line."""
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
@@ -242,7 +244,7 @@ class RefuseSweeps(Callback):
                 why = "takes jobs to other processes, where each would be a sweep of its own"
                 raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
             node: Any = OmegaConf.to_container(config.hydra, resolve=False)
-            if node["runtime"]["choices"]["hydra/sweeper"] == "basic":
+            if node["runtime"]["choices"]["hydra/sweeper"] in LISTING:
                 params = node["sweeper"]["params"] or {}
                 lines = [f"{key}={value}" for key, value in params.items()]
                 lines += node["overrides"]["task"]

@@ -6,7 +6,7 @@ import getpass
 import os
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,8 @@ class MlflowTracker:
         """Of each run, and of the sweep's own run."""
         self.process = mlflow_resume.identify_process()
         """The process of the command, which its workers share."""
+        self.write_more: Callable[[Path], None] | None = None
+        """Writes the files that the sweep's own run has beside its table."""
         self.line = self.name = self.view = ""
         """The view is the query of an address that opens the saved view; empty if there is none."""
 
@@ -140,6 +142,9 @@ class MlflowTracker:
     def expect(self, runs: int) -> None:
         self.expected += runs
 
+    def keep_files(self, write: Callable[[Path], None]) -> None:
+        self.write_more = write
+
     def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
         parcel = self._pack(point, result, problem)
         tries: list[str] = []
@@ -215,7 +220,7 @@ class MlflowTracker:
                 mlflow_resume.revive(self.sender.client, self.sender.experiment_id, self.parent)
             written = self._deliver(written)
             if self.parent:
-                sweep = Sweep(self.name, self.line, self.resumed, self.drawn)
+                sweep = Sweep(self.name, self.line, self.resumed, self.drawn, self.write_more)
                 runs, self.view = end_sweep(self.sender, sweep, status, written, unfinished)
             else:
                 runs = table_of([self.sender.client.get_run(run_id) for run_id in written])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mfgd import mlflow_view, sweep_summary
@@ -29,6 +30,8 @@ class Sweep(NamedTuple):
     resumed: bool
     drawn: bool
     """Whether its runs have figures and images."""
+    write_more: Callable[[Path], None] | None
+    """Writes further files of the sweep's own run."""
 
 
 def end_sweep(
@@ -65,6 +68,8 @@ def end_sweep(
             if len(runs):
                 line = f"mfgd {sweep.line}"
                 sweep_summary.write_files(folder, runs, curves, sweep.name, line)
+            if sweep.write_more is not None:
+                sweep.write_more(folder)
             if unfinished or sweep.resumed:  # the list of the command before is no longer true
                 sweep_summary.write_unfinished(folder, unfinished)
         _count_outcomes(client, parent, runs, sweep, unfinished)

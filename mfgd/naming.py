@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -10,7 +10,7 @@ from mfgd.columns import choose_coloured, find_swept
 from mfgd.config import Point
 from mfgd.palette import colour_of
 from mfgd.terminal import show_plain
-from mfgd.tracked import format_params
+from mfgd.tracked import Written, format_params
 
 GREY = "#777777"
 """If nothing that is swept has colours."""
@@ -55,6 +55,17 @@ def label_points(points: Sequence[Point]) -> list[Point]:
         mirrored = {key: values[i] for key, values in numeric.items()}
         labelled.append(replace(point, label=Label(name, title, colour, mirrored)))
     return labelled
+
+
+def label_written(written: Mapping[str, Written], points: Sequence[Point]) -> dict[str, Written]:
+    """The runs of a sweep that came in parts, with labels as those of one sweep.
+
+    Args:
+        written: id of each run → what is known of it.
+        points: of these runs, in this order.
+    """
+    labelled = zip(written.items(), label_points(points), strict=True)
+    return {run_id: run._replace(label=point.label) for (run_id, run), point in labelled}
 
 
 def _shorten_path(text: str) -> str:

@@ -59,6 +59,18 @@ def where(runs: pandas.DataFrame, condition: str) -> pandas.DataFrame:
         raise Refused(f"{condition}: cannot be read; {FORM}") from None
 
 
+def refuse_unreadable(condition: str) -> None:
+    """Refuses a condition that `where` could not read of any runs, before there are runs.
+
+    Raises:
+        Refused: the condition is of another form.
+    """
+    import pandas
+
+    names = [found["quoted"] or found["name"] for found in WORDS.finditer(condition)]
+    where(pandas.DataFrame({f"params.{name}": ["1"] for name in names if name}), condition)
+
+
 def _take_column(runs: pandas.DataFrame, name: str, beside_text: bool) -> pandas.Series:
     """A column as numbers if it holds numbers, else as text; beside a text it is no metric."""
     kinds = ("params", "tags") if beside_text else KINDS

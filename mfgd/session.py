@@ -23,6 +23,7 @@ from mfgd.job import JobConfig, resolve_job
 from mfgd.kernel import cores, flush_denormals
 from mfgd.pool import run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
+from mfgd.search import Search, end_search
 from mfgd.terminal import say
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
@@ -56,10 +57,11 @@ class Session:
         self.solved: dict[str, config.Point] = {}
         """The points of the runs that are written, by id."""
         self.whole = False
-        """Whether a sweep comes as a whole, so that its runs can be labelled as they are written.
-        Hydra may send it in parts."""
+        """Whether the runs can be labelled as they are written: the sweep comes as a whole, or its
+        first lot tells what it varies. Hydra may send it in other parts."""
         self.said: set[str] = set()
         """What was printed of files that were read."""
+        self.search: Search | None = None
 
     def run(self, given: DictConfig | Iterator[JobConfig]) -> float | list[float | RunFailed]:
         """Hydra's task: solves and tracks one job, or a stream of jobs together.
@@ -88,7 +90,7 @@ class Session:
                 self._find_shared(job.hydra)
                 points.append(config.read_job(job, self.flags))
                 whole = whole or (len(points) > 1 and config.sends_all_at_once(job.hydra))
-            self.whole = whole
+            self.whole = whole or self.search is not None
         with flush_denormals():  # not before: 1e-308 would be read as 0
             return self._solve(points, multirun)
 
@@ -100,7 +102,8 @@ class Session:
             if len(points) > 1:
                 forget_job()
             if self.whole:
-                points = naming.label_points(points)
+                known = [*self.solved.values()]
+                points = naming.label_points([*known, *points])[len(known) :]
             workers = 1
             if tracker.shared:
                 workers = points[0].workers or cores()
@@ -111,7 +114,8 @@ class Session:
                 self._open(tracker, points[0], multirun)
         tracker.expect(len(points))
         plan.announce_sources(points, self.said)
-        plan.announce_unstable(points)
+        if self.search is None:  # which tries such rates
+            plan.announce_unstable(points)
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
 
@@ -222,9 +226,9 @@ class Session:
             status = "FAILED" if self.failures or self.unwritten else "FINISHED"
         written = {finished.run_id: finished.written for finished in self.finished}
         if tracker.parent and not self.whole and len(written) > 1:
-            labelled = naming.label_points([*self.solved.values()])
-            for run_id, point in zip(written, labelled, strict=True):
-                written[run_id] = written[run_id]._replace(label=point.label)
+            written = naming.label_written(written, [*self.solved.values()])
+        if self.search is not None:
+            end_search(self.search, tracker)
         runs = tracker.finish(status, written, self.unfinished)
         if len(runs):
             say(compare.table(compare.best(runs)))

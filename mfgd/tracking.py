@@ -6,7 +6,8 @@ A tracker of one's own is a function that returns an object with the verbs of `T
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from annotated_types import Ge, MaxLen, MinLen
@@ -102,6 +103,14 @@ class Resumable(Protocol):
 
     def find_finished(self, known: Collection[str]) -> Sequence[Earlier]:
         """The finished runs of the sweep, without those that are known by their ids."""
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A tracker that keeps files of a sweep; `Tracker` has the other verbs."""
+
+    def keep_files(self, write: Callable[[Path], None]) -> None:
+        """Has files written into a folder of the sweep's own run when `Tracker.finish` ends it."""
 
 
 @runtime_checkable

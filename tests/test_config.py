@@ -61,6 +61,7 @@ def test_every_group_of_conf_is_read():
     assert {path.name for path in config.CONF.iterdir() if path.is_dir()} == {
         *config.GROUPS,
         "experiment",
+        "hydra",
     }
 
 

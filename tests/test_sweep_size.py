@@ -37,6 +37,7 @@ VAST = {
     "rank=range(0) seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "tracking.experiment=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "hydra/launcher=basic seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
+    "hydra/sweeper=frontier seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "hydra.sweeper.max_batch_size=9 seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
 }
 
