@@ -6,8 +6,8 @@ OTHER := .venv-other
 PIP := pip install --disable-pip-version-check --quiet
 # What another version of a dependency, or another Python, can break.
 PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init internals launcher \
-    loss main notebook observation observe optimizer plots problem record sparse stores tables tracked \
-    tracking triples)
+    frontier loss main notebook observation observe optimizer optuna plots problem record sparse stores \
+    tables tracked tracking triples)
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -62,10 +62,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt .ci/lowest.py
 	$(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) .ci/lowest.py > $(LOWEST)/bounds.txt
-	$(LOWEST)/bin/$(PIP) --constraint $(LOWEST)/bounds.txt --constraint constraints-lowest.txt --editable ".[test]"
+	$(LOWEST)/bin/$(PIP) --constraint $(LOWEST)/bounds.txt --constraint constraints-lowest.txt --editable ".[optuna,test]"
 	touch $@
 
 $(OTHER)/installed: pyproject.toml constraints.txt
 	$(OTHER_PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/$(PIP) --constraint constraints.txt --editable ".[test]"
+	$(OTHER)/bin/$(PIP) --constraint constraints.txt --editable ".[optuna,test]"
 	touch $@

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-for requirement in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+extras = project["optional-dependencies"]
+for requirement in [*project["dependencies"], *extras["optuna"], *extras["test"]]:
     name, bound = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()
     print(f"{name}=={bound}")

@@ -1,11 +1,10 @@
 """The sweeper that finds where an outcome changes along one key. Hydra finds sweepers here only."""
 
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import MinLen
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from mfgd import schema
@@ -62,11 +61,4 @@ class FrontierSweeper(SearchSweeper):
             example = "'lr=interval(0.01,1)' or 'lr=tag(log,interval(1e-4,1))'"
             raise Refused(f"hydra/sweeper=frontier: {what}; given is {said}, allowed is {example}")
         (one,) = given
-        interval: Any = one.value()
-        low, high = interval.start, interval.end
-        assert self.config is not None
-        # The default of a key says what it is: interval(1,20) is a pair of floats to Hydra.
-        default = OmegaConf.select(self.config, one.key_or_group)
-        counts = isinstance(default, int) and not isinstance(default, bool)
-        is_whole = isinstance(low, int) or (counts and low == int(low) and high == int(high))
-        return Axis(one.key_or_group, low, high, "log" in interval.tags, is_whole, resolution)
+        return Axis(one.key_or_group, *self.read_interval(one), resolution)

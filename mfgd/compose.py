@@ -24,6 +24,7 @@ from mfgd.passwords import HIDDEN, hide_password, hide_passwords
 from mfgd.refusals import quote_value
 from mfgd.types import Refused
 
+STORAGE = "hydra.sweeper.storage"
 INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
 
 
@@ -60,9 +61,10 @@ def hide_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
 
 
 def _list_tracking_texts(argument: str) -> Iterator[str]:
-    """The texts, as Hydra reads them, that an argument sets keys of the tracker to."""
+    """The texts, as Hydra reads them, that an argument sets keys of the tracker to, or the storage
+    of a search."""
     key = argument.lstrip("+~").partition("=")[0]
-    if key.partition(".")[0] != "tracking":
+    if key.partition(".")[0] != "tracking" and key != STORAGE:
         return
     try:
         override = OverridesParser.create().parse_override(argument)

@@ -173,7 +173,8 @@ def _explain_existing_key(_: str, key: str) -> str:
 def _explain_interval(_: str) -> str:
     given = _find_argument_with("interval(")
     forms = "KEY=1,2,3, KEY='range(1,4)' and KEY='choice(1,2)'"
-    return f"{given}: hydra/sweeper=basic draws no values; allowed are {forms}"
+    others = "hydra/sweeper=frontier bisects it, hydra/sweeper=optuna draws from it"
+    return f"{given}: hydra/sweeper=basic draws no values; allowed are {forms}; {others}"
 
 
 def _explain_range(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -13,11 +13,20 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mfgd.result import Result
 from mfgd.terminal import say
 from mfgd.tracking import KeepsFiles, Tracker
+
+
+class Interval(NamedTuple):
+    """An interval of the shell line."""
+
+    low: float
+    high: float
+    is_log: bool
+    is_whole: bool
 
 
 class Search(Protocol):
@@ -56,6 +65,17 @@ class SearchSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.loader)
         overrides = parser.parse_overrides([*lines, *arguments])
         return {override.get_key_element(): override for override in overrides}
+
+    def read_interval(self, override: Override) -> Interval:
+        """The interval of an override; whole if Hydra says so, or the default of its key."""
+        given: Any = override.value()
+        low, high = given.start, given.end
+        assert self.config is not None
+        default = OmegaConf.select(self.config, override.key_or_group)
+        counts = isinstance(default, int) and not isinstance(default, bool)
+        # interval(1,20) is a pair of floats to Hydra.
+        is_whole = isinstance(low, int) or (counts and low.is_integer() and high.is_integer())
+        return Interval(low, high, "log" in given.tags, is_whole)
 
     def launch(self, jobs: Sequence[Sequence[str]]) -> list[Result | None]:
         """Runs jobs together; what each run gave, None if the run raised."""
