@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mfgd.mlflow_experiment import local_folder
-from mfgd.mlflow_parcel import Parcel
 from mfgd.retry import retry
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+
+    from mfgd.mlflow_parcel import Parcel  # it imports torch
 
 REVISIONS = ("dc11669786a5", "7d34483879f0")
 """The schemas for which tests/test_bulk.py has compared every table with runs that MLflow itself

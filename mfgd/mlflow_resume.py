@@ -7,14 +7,16 @@ import os
 import shlex
 import socket
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mfgd.columns import short_name
 from mfgd.database import first_line
 from mfgd.errors import Refused
 from mfgd.mlflow_client import children_of
-from mfgd.mlflow_reader import search
-from mfgd.retry import http_status
+from mfgd.mlflow_reader import read_table, search
+from mfgd.retry import http_status, retry
 from mfgd.terminal import warn
 from mfgd.tracked import Earlier
 
@@ -158,19 +160,24 @@ def revive(client: MlflowClient, experiment_id: str, parent: str) -> None:
 
 
 def find_finished(
-    client: MlflowClient, experiment_id: str, parent: str, known: Collection[str]
+    client: MlflowClient, uri: str, experiment_id: str, parent: str, known: Collection[str]
 ) -> list[Earlier]:
     """The finished runs of a sweep, without those that are known by their ids."""
+    runs = retry(partial(read_table, client, uri, experiment_id, parent))
+    if "tags.outcome" not in runs:  # none has ended
+        return []
+    runs = runs[(runs["status"] == "FINISHED") & runs["tags.outcome"].notna()]
+    runs = runs[~runs["run_id"].isin(known)]
+    metrics = [column for column in map(str, runs.columns) if column.startswith("metrics.")]
     return [
         Earlier(
-            run.data.tags.get("fingerprint", ""),
-            run.info.run_id,
-            run.data.metrics.get("final_loss", math.nan),
-            run.data.tags["outcome"],
-            run.data.metrics,
+            line.get("tags.fingerprint", ""),
+            line["run_id"],
+            line.get("metrics.final_loss", math.nan),
+            line["tags.outcome"],
+            {short_name(name): line[name] for name in metrics if line[name] == line[name]},
         )
-        for run in search(client, [experiment_id], _children(parent, "FINISHED"))
-        if run.info.run_id not in known and "outcome" in run.data.tags
+        for line in runs.to_dict("records")
     ]
 
 

@@ -97,8 +97,9 @@ class MlflowTracker:
 
     def find_finished(self, known: Collection[str]) -> list[Earlier]:
         assert self.parent is not None
-        client, outbox = self.sender.client, self.sender.outbox
-        found = mlflow_resume.find_finished(client, self.sender.experiment_id, self.parent, known)
+        sender, outbox = self.sender, self.sender.outbox
+        place = sender.client, sender.uri, sender.experiment_id, self.parent
+        found = mlflow_resume.find_finished(*place, known)
         for name in outbox.names():
             kept = outbox.read(name)
             if name not in known and kept.status == "FINISHED":

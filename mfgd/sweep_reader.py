@@ -11,7 +11,14 @@ from mfgd import mlflow_experiment
 from mfgd.database import first_line
 from mfgd.errors import Refused
 from mfgd.mlflow_client import PARENT_TAG, children_of, choose_uri, connect
-from mfgd.mlflow_reader import find_artifacts, find_experiment, load_run, search, table_of
+from mfgd.mlflow_reader import (
+    find_artifacts,
+    find_experiment,
+    load_run,
+    read_table,
+    search,
+    table_of,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -82,16 +89,19 @@ class SweepReader:
             summary = None if self.whole else self._read_summary(run)
             if summary is not None:
                 yield summary
-            elif children := self._children(run):
-                yield from self._expand(children)
+            elif len(children := self._read_children(run)):
+                ours = children.reindex(columns=[f"tags.{OWN}"]).notna().any(axis=1)
+                yield children[ours]
+                others = children.loc[~ours, "run_id"]
+                yield from self._expand([self.client.get_run(run_id) for run_id in others])
             elif "mfgd" not in run.data.tags.get("mlflow.source.name", ""):
                 single.append(run)
         if single:
             yield table_of(single)
 
-    def _children(self, run: MlflowRun, *, deleted: bool = False) -> list[MlflowRun]:
+    def _read_children(self, run: MlflowRun) -> pandas.DataFrame:
         info = run.info
-        return search(self.client, [info.experiment_id], children_of(info.run_id), deleted=deleted)
+        return read_table(self.client, self.client.tracking_uri, info.experiment_id, info.run_id)
 
     def _read_summary(self, run: MlflowRun) -> pandas.DataFrame | None:
         """The runs of a sweep that has ended, None if its summary is not there."""
@@ -100,7 +110,8 @@ class SweepReader:
         runs = self._read_table(run, SUMMARY)
         if runs is None:
             return None
-        deleted = self._children(run, deleted=True)
+        ids, children = [run.info.experiment_id], children_of(run.info.run_id)
+        deleted = search(self.client, ids, children, deleted=True)
         return runs[~runs["run_id"].isin([run.info.run_id for run in deleted])]
 
     def _read_table(self, run: MlflowRun, name: str) -> pandas.DataFrame | None:
