@@ -86,8 +86,6 @@ class EngineRun:
             for _, share in self._running:
                 self._match(share)
             raise
-        finally:
-            self._engine.stop()
 
     def _has_room(self, share: Share) -> bool:
         """Whether the engine takes a batch now: a suspect alone, if others would fall with it."""

@@ -219,6 +219,8 @@ class Session:
         Args:
             status: how the command ended; None if it went through.
         """
+        if self.engine is not None:
+            self.engine.stop()
         tracker = self.tracker
         if tracker is None:
             return
@@ -235,15 +237,19 @@ class Session:
             undefined = int((runs["tags.outcome"] == Outcome.UNDEFINED.label).sum())
             if undefined:
                 say(f"{undefined} of {len(runs)} runs are undefined: {Outcome.UNDEFINED.sentence}")
-        if self.failures:
-            say(f"{self.failures} of {len(runs)} runs FAILED; the traceback of each says why")
-        if self.unwritten:
-            say(f"{len(self.unwritten)} runs could not be written: {self.unwritten[0].result}")
-        if self.unfinished and tracker.parent:
-            count = len(self.unfinished)
-            say(f"{count} runs were not done; unfinished.txt of the sweep's own run lists them")
+        self._say_what_is_missing(tracker, len(runs))
         if self.checkpoints:
             checkpoint.clean(self.checkpoints, self.solved.values())
             if not tracker.parent and checkpoint.place(self.checkpoints, self.unfinished).exists():
                 say("the run is not done; the same line with resume=true goes on")
         say(tracker.location())
+
+    def _say_what_is_missing(self, tracker: Tracker, count: int) -> None:
+        """Prints how many of the runs raised, could not be written, or were not done."""
+        if self.failures:
+            say(f"{self.failures} of {count} runs FAILED; the traceback of each says why")
+        if self.unwritten:
+            say(f"{len(self.unwritten)} runs could not be written: {self.unwritten[0].result}")
+        if self.unfinished and tracker.parent:
+            left = len(self.unfinished)
+            say(f"{left} runs were not done; unfinished.txt of the sweep's own run lists them")
