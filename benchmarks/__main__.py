@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[], list[Comparison]]] = {
     "peak": solver.compare_operations,
     "workers": solver.compare_workers,
     "records": sweeps.compare_records,
+    "replicates": sweeps.compare_replicates,
     "diagnostics": sweeps.compare_diagnostics,
     "memory": large.compare_memory_of_full,
     "ratings": large.compare_ratings,

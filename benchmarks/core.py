@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from mfgd import config, kernel, loss, objective, optimizer, tracked
+from mfgd import config, kernel, loss, objective, optimizer, replicates, tracked
 from mfgd.batch import Batch, load_problem
 from mfgd.config import Point
 from mfgd.dense import AllEntries, MaskedEntries
@@ -36,6 +36,23 @@ def point(*overrides: str) -> Point:
 def solve(points: Sequence[Point]) -> list[Row]:
     """Solves the points as one batch."""
     return Batch(points).solve()
+
+
+def list_replicates(point: Point) -> list[Point]:
+    """The single runs that a point with replicates stands for."""
+    return replicates.list_replicates(point)
+
+
+def solve_replicates(point: Point) -> Row | Exception:
+    """Solves the replicates of a point."""
+    ((row,),) = replicates.solve_ensembles([point])
+    return row
+
+
+def prepare(points: Sequence[Point]) -> tuple[Problem, Sequence[Tensor]]:
+    """The problem and the start of a batch, under a leading dimension of runs."""
+    batch = Batch(points)
+    return batch._stack_problems(), batch._stack_starts()
 
 
 def load(point: Point) -> Problem:

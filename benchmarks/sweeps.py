@@ -1,4 +1,4 @@
-"""The cost of records and of diagnostics in a sweep."""
+"""The cost of records, of diagnostics and of replicates in a sweep."""
 
 from dataclasses import replace
 
@@ -29,6 +29,29 @@ def compare_records() -> list[Comparison]:
             against="with 2",
             target="≤ 1.1",
             unit="s",
+            inverse=True,
+        )
+    ]
+
+
+def compare_replicates() -> list[Comparison]:
+    """A cell of a phase diagram, each trial another matrix, against its descents alone."""
+    line = ("problem=synthetic", "problem.n=20", "problem.m=20", "problem.rank=2", "rank=5")
+    line = (*line, "problem.observed=0.4", "steps=1000", "lr=0.3", "lr_unit=sigma1", ENDS_ONLY)
+    cell = core.point(*line, "replicates=100", "problem.seed=${seed}")
+    problem, batch = core.prepare(core.list_replicates(cell))
+
+    def descend() -> None:
+        for _ in core.descend(problem, batch, lr=0.1, records=[0, 1000]):
+            pass
+
+    return [
+        compare(
+            "a trial of 20×20 rank 5, 40% observed, 1,000 steps, of 100 replicates",
+            lambda: clock(lambda: core.solve_replicates(cell)) * 10,  # milliseconds a trial
+            lambda: clock(descend) * 10,
+            against="its steps alone",
+            unit="ms",
             inverse=True,
         )
     ]
