@@ -4,14 +4,16 @@ set."""
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mfgd.component import GROUPS
 from mfgd.internals import set_value
+from mfgd.job import SEED
 from mfgd.schema import Values
 
 _UNKNOWN = object()
@@ -42,8 +44,18 @@ class Composed:
         self.choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=True)
         keys = [str(key) for key in config if key != "hydra"]
         content: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys))
-        self._content: Values | None = None if _refers(content) else content
-        """The config without its hydra node; None if a value of it may depend on another value."""
+        self.moving = tuple(
+            (group, key)
+            for group in GROUPS
+            if isinstance(content.get(group), dict)
+            for key, value in content[group].items()
+            if value == SEED
+        )
+        """Groups and keys that are the seed."""
+        known = not _refers(content, self.moving) and self._follow_seed(config)
+        self._content: Values | None = content if known else None
+        """The config without its hydra node; None if a value of it may depend on another value,
+        unless it is the seed."""
         self._values: dict[str, Any] = {}
         """Line → the value that a config gives back once the line has set it, `_UNKNOWN` if it
         cannot."""
@@ -51,6 +63,19 @@ class Composed:
     def _copy(self) -> DictConfig:
         config: DictConfig = pickle.loads(self._pickled)
         return config
+
+    def _follow_seed(self, config: DictConfig) -> bool:
+        """Whether the keys that move are the seed, whatever it is."""
+        before, seeds = config.get("seed"), (1, 2)
+        told = []
+        for seed in seeds if self.moving else ():
+            config.seed = seed
+            told += [
+                OmegaConf.select(config, f"{group}.{key}") == seed for group, key in self.moving
+            ]
+        if self.moving:
+            config.seed = before
+        return all(told)
 
     def make_config(self, lines: Sequence[JobLine]) -> DictConfig | None:
         """A config with what plain lines set; None if it cannot be set."""
@@ -74,6 +99,9 @@ class Composed:
                     node[name] = dict(node[name])
                     node = node[name]
                 node[line.path[-1]] = value
+        for group, key in self.moving:
+            if content[group][key] == SEED:
+                content[group] = content[group] | {key: content["seed"]}
         return None if "???" in content.values() else content
 
     def _find_value(self, line: JobLine) -> Any:
@@ -108,10 +136,10 @@ def _set_line(config: DictConfig, line: JobLine) -> bool:
     return True
 
 
-def _refers(value: Any) -> bool:
-    """Whether an interpolation is anywhere in a value."""
+def _refers(value: Any, known: Collection[tuple[str, ...]] = (), at: tuple[str, ...] = ()) -> bool:
+    """Whether an interpolation is anywhere in a value, but for known places in it."""
     if isinstance(value, dict):
-        return any(map(_refers, value.values()))
+        return any(_refers(item, known, (*at, key)) for key, item in value.items())
     if isinstance(value, list):
         return any(map(_refers, value))
-    return isinstance(value, str) and "${" in value
+    return isinstance(value, str) and "${" in value and at not in known

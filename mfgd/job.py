@@ -23,7 +23,7 @@ class JobConfig(NamedTuple):
     choices: Mapping[str, str | None]
     """Group → chosen option."""
     overrides: Sequence[str]
-    """What the shell line says of this job."""
+    """What the shell line says of this job, interpolations resolved, but for `SEED`."""
     hydra: DictConfig
     """The hydra node of the job or of its sweep, for what all jobs of a sweep share."""
     moving: tuple[tuple[str, str], ...] = ()
@@ -45,7 +45,12 @@ def resolve_job(config: DictConfig, hydra: DictConfig) -> JobConfig:
     content = {str(name): _resolve(config[name]) for name in config if name != "hydra"}
     moving = () if content.get("replicates") in (1, None) else _find_moving(config, content)
     choices = _resolve(hydra.runtime.choices)
-    return JobConfig(content, choices, list(hydra.overrides.task), hydra, moving)
+    written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    overrides = [
+        line if line.endswith(f"={SEED}") else resolved
+        for line, resolved in zip(written, hydra.overrides.task, strict=True)
+    ]
+    return JobConfig(content, choices, overrides, hydra, moving)
 
 
 def _find_moving(config: DictConfig, content: Values) -> tuple[tuple[str, str], ...]:

@@ -142,7 +142,7 @@ def loaded(source, master, lines):
         job = source.load_job(master, list(lines))
     except HydraException as error:
         return type(error), str(error)
-    return job and (repr(job.content), job.choices, job.overrides)
+    return job and (repr(job.content), job.choices, job.overrides, job.moving)
 
 
 ALONE = ["rank=3", "lr=[0.1,2]", "loss.scale=2", "device=null", "init=normal", "problem=synthetic"]
@@ -155,6 +155,27 @@ def test_a_job_without_its_config_is_as_with_it(loaders, more):
         job = loaded(composer, master, [line, *more])
         assert job is not None
         assert job == loaded(Resolving(loader), master, [line, *more])
+
+
+SEEDED = ("problem=synthetic", "problem.seed=${seed}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("replicates=3",),
+        ("replicates=3", "seed=5"),
+        ("replicates=3", "seed=5", "init.scale=2"),
+    ],
+)
+def test_a_key_that_is_the_seed_needs_no_config(loaders, more):
+    loader, composer, master = loaders
+    for _ in range(2):
+        job = loaded(composer, master, [*SEEDED, *more])
+        assert job is not None
+        assert job == loaded(Resolving(loader), master, [*SEEDED, *more])
+    assert (job[3] == (("problem", "seed"),)) == (more != ())
 
 
 def test_what_refers_to_another_value_is_read_from_the_config(loaders):

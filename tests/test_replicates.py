@@ -143,6 +143,7 @@ def test_a_single_run_has_the_fingerprint_that_it_had():
     assert fixed.fingerprint == many.fingerprint != one.fingerprint
     assert moving.fingerprint != fixed.fingerprint
     assert moving.params()["problem.seed"] == "${seed}"
+    assert MOVING in moving.arguments
 
 
 def test_a_batch_holds_replicates_as_runs():
