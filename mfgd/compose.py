@@ -126,8 +126,7 @@ class Composer:
         if base is None or content is None:
             return None
         of_task = [line.text for line in lines if not line.override.is_hydra_override()]
-        moving = () if content.get("replicates") in (1, None) else base.moving
-        moving = tuple(place for place in moving if content[place[0]][place[1]] == content["seed"])
+        moving = () if content.get("replicates") in (1, None) else base.find_moving(lines)
         return JobConfig(content, base.choices, of_task, master_config.hydra, moving)
 
     def _find_base(self, master_config: DictConfig, lines: Sequence[JobLine]) -> Composed | None:

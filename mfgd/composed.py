@@ -52,7 +52,7 @@ class Composed:
             if value == SEED
         )
         """Groups and keys that are the seed."""
-        known = not _refers(content, self.moving) and self._follow_seed(config)
+        known = not _refers(content, self.moving) and self._follow_seed()
         self._content: Values | None = content if known else None
         """The config without its hydra node; None if a value of it may depend on another value,
         unless it is the seed."""
@@ -64,17 +64,14 @@ class Composed:
         config: DictConfig = pickle.loads(self._pickled)
         return config
 
-    def _follow_seed(self, config: DictConfig) -> bool:
+    def _follow_seed(self) -> bool:
         """Whether the keys that move are the seed, whatever it is."""
-        before, seeds = config.get("seed"), (1, 2)
-        told = []
-        for seed in seeds if self.moving else ():
-            config.seed = seed
-            told += [
-                OmegaConf.select(config, f"{group}.{key}") == seed for group, key in self.moving
-            ]
-        if self.moving:
-            config.seed = before
+        if not self.moving:
+            return True
+        copy, told = self._copy(), []
+        for seed in (1, 2):
+            copy.seed = seed
+            told += [OmegaConf.select(copy, f"{group}.{key}") == seed for group, key in self.moving]
         return all(told)
 
     def make_config(self, lines: Sequence[JobLine]) -> DictConfig | None:
@@ -103,6 +100,12 @@ class Composed:
             if content[group][key] == SEED:
                 content[group] = content[group] | {key: content["seed"]}
         return None if "???" in content.values() else content
+
+    def find_moving(self, lines: Sequence[JobLine]) -> tuple[tuple[str, str], ...]:
+        """The groups and keys that are the seed, but for those that a line sets: it may set such a
+        key to the number that the seed has too."""
+        given = {line.path for line in lines if line.plain}
+        return tuple(place for place in self.moving if place not in given)
 
     def _find_value(self, line: JobLine) -> Any:
         if line.text not in self._values:

@@ -42,12 +42,13 @@ class Ensemble(Row):
     stacked: dict[str, Tensor]
     """C and F of all replicates, (replicates, n, k) and (replicates, k, m); empty if only those of
     the median one are kept."""
-    why: str
 
     @property
     def reason(self) -> str:
         """How many replicates ended as most did, and how that was."""
-        return self.why
+        ended = self.table["outcome"]
+        most = int((ended == self.outcome).sum())
+        return f"{most} of {len(ended)} replicates: {super().reason}"
 
     def summary(self, tolerance: float) -> dict[str, float]:
         """The metrics of one number a run, with quartiles."""
@@ -154,7 +155,6 @@ def combine(point: Point, runs: Sequence[Point], rows: Sequence[Row]) -> Ensembl
         for key, text in rows[0].tags.items()
         if all(row.tags.get(key) == text for row in rows)
     }
-    one = next(row for row in rows if row.outcome == outcome)
     return Ensemble(
         outcome=outcome,
         trajectory=_join_trajectories(rows),
@@ -165,7 +165,6 @@ def combine(point: Point, runs: Sequence[Point], rows: Sequence[Row]) -> Ensembl
         chosen=runs[middle],
         table=_tabulate(runs, rows, metrics),
         stacked=_stack_factors(rows) if point.replicates_kept == "all" else {},
-        why=f"{outcomes[outcome]} of {len(rows)} replicates: {one.reason}",
     )
 
 

@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 from mfgd import config
 from mfgd.compose import Composer
+from mfgd.composed import Composed
 from mfgd.config import resolve_job
 
 LINES = [
@@ -176,6 +177,16 @@ def test_a_key_that_is_the_seed_needs_no_config(loaders, more):
         assert job is not None
         assert job == loaded(Resolving(loader), master, [*SEEDED, *more])
     assert (job[3] == (("problem", "seed"),)) == (more != ())
+
+
+def test_a_key_that_a_line_sets_does_not_move(loaders):
+    """The number that it is set to may be the seed."""
+    _, composer, master = loaders
+    base = Composed(composer.load_sweep_config(master, list(SEEDED)))
+    lines = [composer._line(text) for text in ("replicates=3", "seed=5", "problem.seed=5")]
+    assert base.make_content(lines)["problem"]["seed"] == 5
+    assert base.find_moving(lines) == ()
+    assert base.find_moving(lines[:2]) == (("problem", "seed"),)
 
 
 def test_what_refers_to_another_value_is_read_from_the_config(loaders):
