@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from mfgd.record import Row
 from mfgd.selection import WORDS, where
 from mfgd.tracked import last_values
 from mfgd.types import Refused
+
+if TYPE_CHECKING:
+    import pandas
 
 SUMMED = ("seconds", "solve_seconds")
 """A run takes as long as its replicates together."""
@@ -236,8 +239,13 @@ def _judge(condition: str, rows: Sequence[Row], metrics: Sequence[Mapping[str, f
 
     columns = {f"metrics.{name}": column for name, column in _columns(metrics).items()}
     columns["tags.outcome"] = np.array([row.outcome for row in rows], dtype=object)
+    return _count_successes(pandas.DataFrame(columns), condition) / len(rows)
+
+
+def _count_successes(replicates: pandas.DataFrame, condition: str) -> int:
+    """How many replicates fulfil a condition, of which a refusal names the key."""
     try:
-        return len(where(pandas.DataFrame(columns), condition)) / len(rows)
+        return len(where(replicates, condition))
     except Refused as refused:
         raise type(refused)(f"success={refused}") from None
 
@@ -257,9 +265,5 @@ def refuse_unknown_success(point: Point) -> None:
     names = {word.removeprefix("metrics.") for word in words}
     known = [name for name in names if name in own or BUILT_IN.fullmatch(name)]
     columns = {f"metrics.{name}": pandas.Series(dtype=float) for name in sorted(known)}
-    try:
-        where(
-            pandas.DataFrame(columns | {"tags.outcome": pandas.Series(dtype=object)}), point.success
-        )
-    except Refused as refused:
-        raise type(refused)(f"success={refused}") from None
+    columns["tags.outcome"] = pandas.Series(dtype=object)
+    _count_successes(pandas.DataFrame(columns), point.success)
