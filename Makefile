@@ -11,7 +11,7 @@ PORTABLE := $(patsubst %,tests/test_%.py,compare compose config draws files init
 # MLflow reports usage from the programs that it runs in, unless told not to.
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: sweep ui test test-slow test-lowest test-other verify results screenshots bench components lint clean
+.PHONY: sweep ui test test-slow test-lowest test-other verify results screenshots bench components schema lint clean
 
 sweep: $(VENV)/installed ## run the demo sweep into mlflow.db and mlartifacts/
 	$(RUN)/mfgd --multirun experiment=demo
@@ -45,6 +45,9 @@ bench: $(VENV)/installed ## how fast it is, as a table, in benchmarks/README.md
 
 components: $(VENV)/installed ## the reference, conf/README.md, out of the docstrings
 	$(RUN)/python conf/components.py
+
+schema: $(VENV)/installed ## mfgd/mlflow_schema.sql, out of the pinned MLflow
+	$(RUN)/python tests/dump_schema.py
 
 lint: $(VENV)/installed
 	$(RUN)/ruff format --check .

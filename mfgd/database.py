@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from mfgd.errors import Refused
 
 if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
     from sqlalchemy import URL, Connection
 
 MLFLOW = "MLFLOW_DISABLE_TELEMETRY=true mlflow"
@@ -40,6 +41,8 @@ DRIVERS = {
     "mssql": {"pyodbc": ("pyodbc", "pyodbc"), "pymssql": ("pymssql", "pymssql")},
 }
 """Database → driver → the module that it needs, and the package that has the module."""
+SCHEMA = Path(__file__).with_name("mlflow_schema.sql")
+"""The tables of an empty SQLite store of one revision of MLflow's schema (`make schema`)."""
 
 
 def first_line(error: Exception) -> str:
@@ -227,8 +230,27 @@ def _make_schema(uri: str) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    if file := find_file(uri, uri):
+        _copy_schema(file)
     store = SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
+
+
+def _copy_schema(file: Path) -> None:
+    """Makes MLflow's tables in a SQLite file, unless the installed MLflow has another revision of
+    them than the copy: MLflow's own way, from revision to revision, takes a second."""
+    statements = SCHEMA.read_text(encoding="utf-8")
+    if f"'{_revisions().get_current_head()}'" in statements:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.executescript(statements)
+
+
+def _revisions() -> ScriptDirectory:
+    """The versions of the schema that the installed MLflow knows."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
 
 
 def _check_schema(connection: Connection, uri: str, name: str, writing: bool) -> None:
@@ -236,9 +258,8 @@ def _check_schema(connection: Connection, uri: str, name: str, writing: bool) ->
     makes the schema if there is none."""
     import mlflow
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
-    script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    script = _revisions()
     found = MigrationContext.configure(connection).get_current_revision()
     if found == script.get_current_head():
         return

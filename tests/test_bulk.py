@@ -7,9 +7,10 @@ import numpy as np
 import pandas
 import pytest
 import sqlalchemy
+from dump_schema import dump, dump_own
 from mlflow import MlflowClient
 
-from mfgd import mlflow_bulk
+from mfgd import database, mlflow_bulk
 from mfgd.mlflow_bulk import REVISIONS
 from mfgd.mlflow_store import MlflowTracker
 from mfgd.tracked import MetricPoint
@@ -166,3 +167,29 @@ def test_runs_that_are_not_taken_together_are_sent_alone(
     assert [run.info.status for run in runs].count("FINISHED") == 6
     known = {run.info.run_id for run in client.search_runs(["1"])}
     assert {folder.name for folder in tmp_path.glob("mlartifacts/*/*")} == known
+
+
+def sort_lines(statements: str) -> list[list[str]]:
+    """Statements with their lines in order: MLflow's own have another order in each process."""
+    lines = (statement.splitlines() for statement in statements.split(";"))
+    return sorted(sorted(line.strip().rstrip(",") for line in one) for one in lines)
+
+
+def test_the_copied_schema_is_that_of_the_pinned_mlflow(tmp_path):
+    """If MLflow was updated: `make schema`."""
+    head = database._revisions().get_current_head()
+    assert f"VALUES('{head}')" in database.SCHEMA.read_text()
+    ours = f"sqlite:///{tmp_path}/ours.db"
+    database._make_schema(ours)
+    assert sort_lines(dump(ours)) == sort_lines(dump_own(str(tmp_path)))
+    (experiment,) = MlflowClient(ours).search_experiments()
+    assert (experiment.name, experiment.experiment_id) == ("Default", "0")
+
+
+def test_mlflow_makes_a_schema_that_is_not_copied(tmp_path, monkeypatch):
+    other = tmp_path / "other.sql"
+    other.write_text("CREATE TABLE alembic_version (version_num VARCHAR(32));")
+    monkeypatch.setattr(database, "SCHEMA", other)
+    ours = f"sqlite:///{tmp_path}/ours.db"
+    database._make_schema(ours)
+    assert sort_lines(dump(ours)) == sort_lines(dump_own(str(tmp_path)))
