@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,9 +83,15 @@ def _kept_target(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def write_config(folder: Path, point: Point) -> None:
     """Writes the resolved config of a run."""
+    content = [_format_entry(json.dumps({key: item})) for key, item in point.resolved.items()]
+    (folder / CONFIG).write_text("".join(content), encoding="utf-8")
+
+
+@lru_cache(maxsize=1024)
+def _format_entry(entry: str) -> str:
+    """An entry of a config, given as JSON, as YAML; most entries are the same in many runs."""
     dumper = yaml.CSafeDumper
-    content = yaml.dump(point.resolved, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    (folder / CONFIG).write_text(content, encoding="utf-8")
+    return str(yaml.dump(json.loads(entry), Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def write_traceback(folder: Path, error: Exception) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -144,7 +144,7 @@ class Point:
         """The arguments of a shell line for this run alone."""
         return (*self.flags, *self.overrides)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the resolved config without what cannot change a number: where the run is
         tracked, how it is drawn and how it is batched."""

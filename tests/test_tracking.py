@@ -6,13 +6,14 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import yaml
 from cases import OBSERVATION, mask_of, solve
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from test_config import composed
 
 import mfgd
-from mfgd import plan, problem, runner
+from mfgd import artifacts, plan, problem, runner
 from mfgd.batch import load_problem
 from mfgd.config import Component
 from mfgd.types import Refused
@@ -259,3 +260,13 @@ def test_missing_runs_and_experiments_are_refused(store):
         mfgd.load_run("nothing")
     with pytest.raises(Refused, match="experiment nowhere: none of that name"):
         mfgd.load_runs(experiment="nowhere")
+
+
+def test_the_config_is_written_as_yaml_writes_it(tmp_path):
+    """Entries of runs that were written before are not written anew."""
+    line = ("problem=synthetic", "problem.spectrum=[3,.5,1e-9]", "init.scale=1e300", "steps=1")
+    for seed in (1, 2):
+        one = composed(*line, "rank=2", f"seed={seed}", f"lr={seed}e-5")
+        artifacts.write_config(tmp_path, one)
+        expected = yaml.safe_dump(one.resolved, sort_keys=False, allow_unicode=True)
+        assert (tmp_path / "config.yaml").read_text() == expected
