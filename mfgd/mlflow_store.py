@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MODULES = ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pyarrow.parquet"]
 """The imports of a process that writes."""
+AT_THE_END = ["mfgd.page", "mfgd.phase", "mfgd.sweep_plots"]
+"""The imports of the process that ends a sweep."""
 KEPT = ("experiment", "figures", "points", "parent", "resumed", "expected", "tags", "line", "name")
 """What `MlflowTracker.reopen` takes from an outbox."""
 

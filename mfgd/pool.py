@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -28,7 +29,7 @@ from mfgd.engines import Engine
 from mfgd.environment import pass_on_search
 from mfgd.internals import stop_forkserver
 from mfgd.kernel import cores, flush_denormals
-from mfgd.mlflow_store import MODULES
+from mfgd.mlflow_store import AT_THE_END, MODULES
 from mfgd.runner import Finished, Job, Report, match_finished, run_batch, write_result
 from mfgd.tracking import Tracker
 
@@ -110,6 +111,9 @@ class WorkerPool:
             for _ in range(self.size):
                 with interrupts.defer():
                     self.start_worker()
+            with interrupts.defer():
+                for module in AT_THE_END:  # while this process would wait
+                    import_module(module)
             self._listen()
         except KeyboardInterrupt:
             self.stopping = True
