@@ -12,21 +12,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge, Lt
 from torch import Tensor
 
+from mfgd.directions import Momentum, muon, normalized, rmsprop, sign
+from mfgd.lengths import armijo, barzilai_borwein, exact_line_search, flow
 from mfgd.linalg import solve_positive, sum_matrix
 from mfgd.method import Method, Optimizer, Rate, step_by_all_factors, step_by_factor
 from mfgd.objective import Objective
 from mfgd.types import Factors, NonNegative, Positive
-from mfgd.updates import als, mu
+from mfgd.updates import als, alt_gd_min, mu
 
-__all__ = ["adam", "als", "gd", "momentum", "mu", "nesterov", "polyak", "scaled_gd"]
-
-Momentum = Annotated[float, Ge(0), Lt(1)]
+__all__ = [
+    "adam",
+    "als",
+    "alt_gd_min",
+    "armijo",
+    "barzilai_borwein",
+    "exact_line_search",
+    "flow",
+    "gd",
+    "momentum",
+    "mu",
+    "muon",
+    "nesterov",
+    "normalized",
+    "polyak",
+    "rmsprop",
+    "scaled_gd",
+    "sign",
+]
 
 
 def gd(*, alternating: bool) -> Optimizer:

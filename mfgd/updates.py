@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mfgd.linalg import power_of_two
-from mfgd.method import Optimizer, Rate, forget
+from mfgd.linalg import is_finite, power_of_two
+from mfgd.method import Optimizer, Rate, descend, forget
 from mfgd.objective import Objective
 from mfgd.types import Factors, Refused
 
@@ -69,6 +69,40 @@ def als() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _refuse_unless_quadratic("als", objective, factors)
+
+    return Optimizer(forget, step, check, simultaneous=False)
+
+
+def alt_gd_min() -> Optimizer:
+    """A gradient step on C, and least squares for F: C ← orth(C − lr G_C), then F minimizes the
+    objective while C is fixed.
+
+    orth(X) is the Q of X = QR, so that C has orthonormal columns from the first step on. The method
+    is for the squared loss at depth 2, without a penalty, which would not see C.
+
+    Source: Nayer, Vaswani 2023, Fast and sample-efficient federated low rank matrix recovery from
+    column-wise linear and quadratic projections, algorithm 1.
+    """
+
+    def step(
+        objective: Objective, factors: Factors, memory: None, lr: Rate
+    ) -> tuple[Factors, None]:
+        C, _ = factors
+        (G,) = objective.gradient(factors, 0)
+        moved = descend(C, G, lr)
+        finite = is_finite(moved)[..., None, None]
+        # What is not finite would stop the decomposition of the other runs.
+        Q, _ = torch.linalg.qr(torch.where(finite, moved, 0))
+        C = torch.where(finite, Q, torch.nan)
+        return (C, _solve_scaled(objective.observation.solve_right, C, 0.0)), None
+
+    def check(objective: Objective, factors: Factors) -> None:
+        _refuse_unless_quadratic("alt_gd_min", objective, factors)
+        if objective.penalized:
+            raise Refused("optimizer=alt_gd_min: allowed is loss.penalty=0")
+        n, k = factors[0].shape[-2:]
+        if k > n:
+            raise Refused(f"optimizer=alt_gd_min at rank={k}: allowed is rank ≤ {n}, the rows of D")
 
     return Optimizer(forget, step, check, simultaneous=False)
 

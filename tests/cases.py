@@ -70,7 +70,26 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "polyak": Case({"floor": 0.1, "metric": "scaled", "damping": 0.1}, None),
     "mu": Case({}, None),
     "als": Case({}, None),
+    "alt_gd_min": Case({}, None),
+    "sign": Case({}, None),
+    "normalized": Case({}, None),
+    "rmsprop": Case(
+        {"beta": 0.9, "epsilon": 1.0}, partial(torch.optim.RMSprop, alpha=0.9, eps=1.0)
+    ),
+    "muon": Case({"beta": 0.8, "nesterov": True, "polar": "svd"}, None),
+    "exact_line_search": Case({}, None),
+    "armijo": Case({"sufficient": 0.1, "shrink": 0.6}, None),
+    "barzilai_borwein": Case({"variant": "long"}, None),
+    "flow": Case({}, None),
 }
+ONE_WAY = {"mu", "als", "alt_gd_min", "armijo", "barzilai_borwein", "flow"}
+"""The optimizers that do not take `alternating`."""
+PAIRS = {"mu", "als", "alt_gd_min"}
+"""The optimizers of two factors."""
+QUADRATIC = PAIRS | {"exact_line_search"}
+"""The optimizers of the squared loss."""
+RISING = {"barzilai_borwein"}
+"""The optimizers whose loss may rise, and with it rounding errors."""
 
 SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler
     "constant": Case({}, partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)),
@@ -180,7 +199,7 @@ def loss(name: str, **keys: Any) -> Loss:
 
 def optimizer(name: str, **keys: Any) -> Optimizer:
     """An optimizer with its example hyperparameters; by default its factors move at once."""
-    moves = {} if name in ("mu", "als") else {"alternating": False}
+    moves = {} if name in ONE_WAY else {"alternating": False}
     return getattr(mfgd.optimizer, name)(**moves | OPTIMIZERS[name].keys | keys)
 
 

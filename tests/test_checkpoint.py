@@ -128,10 +128,11 @@ LINES = {
     for name in cases.OPTIMIZERS
 }
 LINES |= {
-    f"{name}, deep": f"{' '.join(describe(name))} depth=3 dtype=float32 optimizer.alternating=true "
+    f"{name}, deep": f"{' '.join(describe(name))} depth=3 dtype=float32 "
+    f"{'' if name in cases.ONE_WAY else 'optimizer.alternating=true '}"
     "schedule=cosine init=normal lr=0.001"
     for name in cases.OPTIMIZERS
-    if name not in ("als", "mu")
+    if name not in cases.PAIRS
 }
 LINES |= {
     "masked": "problem.observed=0.5 optimizer=momentum loss=huber diagnostics=full",

@@ -13,6 +13,8 @@ from cases import (
     OBSERVATION,
     OPTIMIZERS,
     PROBLEMS,
+    QUADRATIC,
+    RISING,
     M,
     N,
     column,
@@ -33,7 +35,9 @@ from mfgd.descent import Outcome, descent
 from mfgd.kernel import product
 
 HALF = loss("squared", scale=0.5)
-DESCENTS = OPTIMIZERS.keys() - {"mu", "als"}  # which are for the squared loss at depth 2 only
+DESCENTS = OPTIMIZERS.keys() - QUADRATIC
+BY_ENTRY = {"adam", "rmsprop", "sign"}
+"""The optimizers that go entry by entry."""
 GD = mfgd.optimizer.gd(alternating=False)
 
 
@@ -85,7 +89,7 @@ def test_what_lies_under_the_mask_is_never_seen(batch, depth, name):
 
 @BATCHES
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("optimizer", sorted(DESCENTS - {"adam"}))  # which goes entry by entry
+@pytest.mark.parametrize("optimizer", sorted(DESCENTS - BY_ENTRY - RISING))
 def test_descent_commutes_with_a_rotation_of_the_factors(batch, name, optimizer):
     objective, (C, F) = Objective(problem("noisy", batch), loss(name, penalty=0.1)), factors(batch)
     Q = torch.linalg.qr(factors(seed=1, n=3, m=3)[0]).Q
@@ -167,7 +171,7 @@ def test_a_batch_is_its_single_runs_bit_for_bit(optimizer, name, depth):
         (plain,) = states(
             Objective(alone, loss(name)), tuple(W[b] for W in start), lr, [20], method
         )
-        assert_allclose(plain.loss, whole.loss[b], rtol=1e-11)
+        assert_allclose(plain.loss, whole.loss[b], rtol=1e-9 if optimizer in RISING else 1e-11)
 
 
 @pytest.mark.parametrize(

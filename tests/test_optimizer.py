@@ -9,6 +9,7 @@ import torch
 from cases import (
     BATCHES,
     OBSERVATION,
+    ONE_WAY,
     OPTIMIZERS,
     PROBLEMS,
     column,
@@ -271,6 +272,23 @@ def test_alternating_scaled_gd_at_rate_1_is_als():
     assert_allclose(product(ends[0].factors), product(ends[1].factors), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["full", "masked"])
+def test_alt_gd_min_is_its_formula(kind):
+    given, (C, F) = problem(kind), factors()
+    *_, state = descent(
+        Objective(given, HALF), mfgd.optimizer.alt_gd_min(), (C, F), lr=0.1, records=[0, 20]
+    )
+    mask = np.ones((7, 5)) if mask_of(given) is None else mask_of(given).numpy()
+    D, C, F = given.D.numpy(), C.numpy(), F.numpy()
+    for _ in range(20):
+        C, _ = np.linalg.qr(C - 0.1 * (mask * (C @ F - D)) @ F.T)
+        pairs = zip(mask.T, D.T, strict=True)
+        columns = [np.linalg.lstsq(m[:, None] * C, m * d, rcond=1e-7)[0] for m, d in pairs]
+        F = np.stack(columns, 1)
+    assert_allclose(product(state.factors), C @ F, atol=1e-9)
+    assert_allclose(state.factors[0].mT @ state.factors[0], np.eye(3), atol=1e-14)
+
+
 def test_mu_is_scikit_learn_s():
     D = mfgd.problem.digits(**OBSERVATION)
     generator = np.random.default_rng(0)
@@ -318,14 +336,22 @@ def test_what_cannot_be_used_is_refused():
     with pytest.raises(Refused, match="the start has negative entries"):
         mfgd.optimizer.mu().check(positive, start)
     mfgd.optimizer.mu().check(positive, tuple(W.abs() for W in start))
-    for made in (mfgd.optimizer.mu(), mfgd.optimizer.als()):
+    with pytest.raises(Refused, match=r"allowed is loss\.penalty=0"):
+        mfgd.optimizer.alt_gd_min().check(
+            Objective(problem("full"), loss("squared", penalty=0.1)), start
+        )
+    with pytest.raises(Refused, match="allowed is rank ≤ 7"):
+        mfgd.optimizer.alt_gd_min().check(objective, factors(rank=8))
+    with pytest.raises(Refused, match="allowed is loss=squared"):
+        optimizer("exact_line_search").check(Objective(problem("full"), loss("huber")), start)
+    for made in (mfgd.optimizer.mu(), mfgd.optimizer.als(), mfgd.optimizer.alt_gd_min()):
         with pytest.raises(Refused, match="allowed is loss=squared"):
             made.check(Objective(problem("full"), loss("huber")), start)
         with pytest.raises(Refused, match="allowed is depth=2"):
             made.check(positive, factors(depth=3))
 
 
-@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov", "adam", "scaled_gd", "polyak"])
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - ONE_WAY))
 @TURNS
 def test_a_run_does_not_depend_on_its_company(name, alternating):
     given, start = problem("noisy", (3,)), factors((3,))
@@ -415,11 +441,13 @@ def test_a_method_draws_from_the_stream_of_each_run():
         ("polyak", {}, Method.OTHER),
         ("mu", {}, Method.OTHER),
         ("als", {}, Method.OTHER),
+        ("sign", {}, Method.OTHER),
+        ("exact_line_search", {}, Method.OTHER),
     ],
 )
 def test_what_theory_may_assume_of_a_method(name, keys, method):
     assert optimizer(name, **keys).method is method
-    if name not in ("mu", "als"):
+    if name not in ONE_WAY:
         assert optimizer(name, **keys).simultaneous
         assert not optimizer(name, **keys | {"alternating": True}).simultaneous
     assert Optimizer(forget, langevin(0.1).step).method is Method.OTHER

@@ -126,13 +126,12 @@ def check_loss(point, D: np.ndarray, row) -> None:
 def runs(draw):
     """D, and a run of any loss and optimizer."""
     optimizer = draw(st.sampled_from(OPTIMIZERS))
-    quadratic = optimizer in ("als", "mu")
-    loss = "squared" if quadratic else draw(st.sampled_from(LOSSES))
+    loss = "squared" if optimizer in cases.QUADRATIC else draw(st.sampled_from(LOSSES))
     dtype = draw(st.sampled_from(DTYPES))
     far = [-300, -120, 120, 290] if dtype == torch.float64 else [-25, 25, 50]
     D = draw(matrices(st.sampled_from([*far, *range(-15, 16)])))
     D = abs(D) if optimizer == "mu" else D
-    moves = {} if quadratic else {"alternating": draw(st.booleans())}
+    moves = {} if optimizer in cases.ONE_WAY else {"alternating": draw(st.booleans())}
     keys = {"scale": 1.0, "reduction": "sum", "penalty": 0.0} | cases.LOSSES[loss].keys
     problem = Component(f"D{next(NUMBERS)}", "test_properties.D", lambda: torch.from_numpy(D), ())
     return D, replace(
@@ -143,7 +142,7 @@ def runs(draw):
         init=option("init", "uniform", scale=float(np.sqrt(abs(D).max())) or 1.0),
         rank=draw(st.integers(1, 7)),
         dtype=dtype,
-        depth=2 if quadratic else draw(st.integers(2, 3)),
+        depth=2 if optimizer in cases.PAIRS else draw(st.integers(2, 3)),
         lr=(10.0 ** draw(st.integers(-4, 1)),),
         lr_unit=draw(st.sampled_from(["absolute", "sigma1"])),
         tolerance=draw(st.sampled_from([0.0, 0.5])),
