@@ -1,10 +1,10 @@
-"""Steps along the gradient whose length follows from the objective."""
+"""Steps along the gradient: their length follows from the objective, or they follow its flow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated
 
 import torch
 from annotated_types import Gt, Lt
@@ -13,7 +13,6 @@ from torch import Tensor
 from mfgd.linalg import sum_matrix
 from mfgd.method import Optimizer, Rate, descend, forget, step_by_all_factors
 from mfgd.objective import Objective
-from mfgd.streams import Streams
 from mfgd.types import Factors, Refused
 
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -157,54 +156,6 @@ def armijo(*, sufficient: Fraction, shrink: Fraction) -> Optimizer:
                 return moved, None
 
     return Optimizer(forget, step)
-
-
-class Secant(NamedTuple):
-    """What `barzilai_borwein` carries from step to step."""
-
-    factors: Factors
-    gradients: Factors
-    """At these factors; 0 before the first step."""
-    length: Tensor
-    """Of the last step, (*, 1, 1); 0 before the first step."""
-
-
-def barzilai_borwein(*, variant: Literal["long", "short"]) -> Optimizer:
-    """Barzilai and Borwein's step: W ← W − t G, with t = ⟨s, s⟩/⟨s, y⟩ (long) or ⟨s, y⟩/⟨y, y⟩
-    (short), s and y the last changes of all factors and of their gradients.
-
-    The first step has t = lr. If ⟨s, y⟩ is not positive, t is that of the step before.
-
-    Source: Barzilai, Borwein 1988, Two-point step size gradient methods, eqs. 5 and 6.
-
-    Args:
-        variant: which of the two quotients.
-    """
-
-    def init(factors: Factors, streams: Streams) -> Secant:
-        still = tuple(map(torch.zeros_like, factors))
-        return Secant(factors, still, _dot(still, still).to(torch.float64))
-
-    def step(
-        objective: Objective, factors: Factors, memory: Secant, lr: Rate
-    ) -> tuple[Factors, Secant]:
-        gradients = objective.gradient(factors)
-        s = [(W - V).to(torch.float64) for W, V in zip(factors, memory.factors, strict=True)]
-        y = [(G - H).to(torch.float64) for G, H in zip(gradients, memory.gradients, strict=True)]
-        curvature = _dot(s, y)
-        quotient = _dot(s, s) / curvature if variant == "long" else curvature / _dot(y, y)
-        last = torch.where(memory.length == 0, lr, memory.length)
-        length = torch.where((curvature > 0) & torch.isfinite(quotient), quotient, last)
-        t = length.to(factors[0].dtype)
-        moved = tuple(descend(W, G, t) for W, G in zip(factors, gradients, strict=True))
-        return moved, Secant(factors, gradients, length)
-
-    return Optimizer(init, step)
-
-
-def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """The inner product over all factors, (*, 1, 1)."""
-    return reduce(torch.add, (sum_matrix(A * B) for A, B in zip(first, second, strict=True)))
 
 
 def flow() -> Optimizer:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from mfgd.directions import Momentum, muon, normalized, rmsprop, sign
-from mfgd.lengths import armijo, barzilai_borwein, exact_line_search, flow
+from mfgd.lengths import armijo, exact_line_search, flow
 from mfgd.linalg import solve_positive, sum_matrix
 from mfgd.method import Method, Optimizer, Rate, step_by_all_factors, step_by_factor
 from mfgd.objective import Objective
+from mfgd.secant import barzilai_borwein, lbfgs
 from mfgd.types import Factors, NonNegative, Positive
 from mfgd.updates import als, alt_gd_min, mu
 
@@ -34,6 +35,7 @@ __all__ = [
     "exact_line_search",
     "flow",
     "gd",
+    "lbfgs",
     "momentum",
     "mu",
     "muon",

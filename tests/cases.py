@@ -80,15 +80,16 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "exact_line_search": Case({}, None),
     "armijo": Case({"sufficient": 0.1, "shrink": 0.6}, None),
     "barzilai_borwein": Case({"variant": "long"}, None),
+    "lbfgs": Case({"history": 4}, None),
     "flow": Case({}, None),
 }
-ONE_WAY = {"mu", "als", "alt_gd_min", "armijo", "barzilai_borwein", "flow"}
+ONE_WAY = {"mu", "als", "alt_gd_min", "armijo", "barzilai_borwein", "flow", "lbfgs"}
 """The optimizers that do not take `alternating`."""
 PAIRS = {"mu", "als", "alt_gd_min"}
 """The optimizers of two factors."""
 QUADRATIC = PAIRS | {"exact_line_search"}
 """The optimizers of the squared loss."""
-RISING = {"barzilai_borwein"}
+RISING = {"barzilai_borwein", "lbfgs"}
 """The optimizers whose loss may rise, and with it rounding errors."""
 
 SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler

@@ -120,32 +120,6 @@ def test_armijo_never_rises_whatever_the_rate():
     assert (losses[-1] < 0.5 * losses[0])[1:].all()
 
 
-@pytest.mark.parametrize("variant", ["long", "short"])
-def test_barzilai_borwein_is_its_formula(variant):
-    given, start = problem("full"), factors()
-    method = optimizer("barzilai_borwein", variant=variant)
-    *_, state = states(Objective(given, HALF), method, start, 0.01, [0, 12])
-    D, shapes = given.D.numpy(), [W.shape for W in start]
-
-    def gradient(x):
-        C, F = x[:21].reshape(shapes[0]), x[21:].reshape(shapes[1])
-        S = C @ F - D
-        return np.concatenate([(S @ F.T).ravel(), (C.T @ S).ravel()])
-
-    x = np.concatenate([W.numpy().ravel() for W in start])
-    t, last = 0.01, None
-    for _ in range(12):
-        g = gradient(x)
-        if last is not None:
-            s, y = x - last[0], g - last[1]
-            if s @ y > 0:
-                t = (s @ s) / (s @ y) if variant == "long" else (s @ y) / (y @ y)
-        last = x, g
-        x = x - t * g
-    found = np.concatenate([W.numpy().ravel() for W in state.factors])
-    assert_allclose(found, x, rtol=1e-7)
-
-
 @pytest.mark.parametrize("depth", [2, 3])
 def test_flow_is_scipy_s_solution_of_the_equation(depth):
     given, start = problem("masked"), tuple(0.5 * W for W in factors(depth=depth))
