@@ -9,9 +9,10 @@ founding notebook is ``scale=1``.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
 from mfgd.types import NonNegative, Positive
@@ -116,6 +117,27 @@ def absolute(**reduction: Unpack[ReductionKeys]) -> Loss:
     data by alternative convex programming.
     """
     return residual_loss(torch.abs, torch.sign, **reduction)
+
+
+def quantile(*, share: Annotated[float, Gt(0), Lt(1)], **reduction: Unpack[ReductionKeys]) -> Loss:
+    """ρ(r) = (1 − share) r if r ≥ 0, else −share r, with the subgradient 0 at 0.
+
+    The prediction of least loss is a quantile of the targets: share of them are below it.
+
+    Source: Koenker, Bassett 1978, Regression quantiles, eq. 3.1.
+
+    Args:
+        share: of the targets that are below the prediction.
+    """
+
+    def rho(r: Tensor) -> Tensor:
+        return (1 - share) * torch.relu(r) + share * torch.relu(-r)
+
+    def slope(r: Tensor) -> Tensor:
+        side = r.sign()
+        return side / 2 + (0.5 - share) * side.abs()
+
+    return residual_loss(rho, slope, **reduction)
 
 
 def huber(*, delta: Positive, **reduction: Unpack[ReductionKeys]) -> Loss:

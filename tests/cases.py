@@ -51,11 +51,15 @@ def _logcosh(r):
 LOSSES = {  # reference: ρ in NumPy
     "squared": Case({}, lambda r: r**2),
     "absolute": Case({}, np.abs),
+    "quantile": Case({"share": 0.3}, lambda r: np.maximum(0.7 * r, -0.3 * r)),
     "huber": Case(
         {"delta": 0.7}, lambda r: np.where(abs(r) <= 0.7, r**2 / 2, 0.7 * (abs(r) - 0.35))
     ),
     "logcosh": Case({}, _logcosh),
 }
+
+KINKED = {"absolute", "quantile"}
+"""The losses with a kink at 0."""
 
 OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the method
     "gd": Case({}, torch.optim.SGD),

@@ -35,6 +35,7 @@ METHODS = [
 TORCH = {
     "squared": torch.square,
     "absolute": torch.abs,
+    "quantile": lambda r: torch.maximum(0.5 * r, -0.5 * r),
     "huber": lambda r: torch.nn.functional.huber_loss(r, torch.zeros_like(r), reduction="none"),
     "logcosh": lambda r: torch.log(torch.cosh(r)),
 }

@@ -123,7 +123,14 @@ def test_no_state_is_below_the_optimum(kind, penalty):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("squared", 2.0), ("huber", 1.0), ("logcosh", 1.0), ("absolute", None)]
+    ("name", "expected"),
+    [
+        ("squared", 2.0),
+        ("huber", 1.0),
+        ("logcosh", 1.0),
+        ("absolute", None),
+        ("quantile", None),
+    ],
 )
 def test_curvature_is_the_second_derivative_at_the_answer(name, expected):
     given = problem("full")

@@ -52,8 +52,9 @@ def slope_error(name: str, r: np.ndarray, error: np.ndarray) -> np.ndarray:
     """How far ρ′ can be off at residuals that are off by an error."""
     if name == "squared":
         return 2 * error
-    flat = {"absolute": 0.0, "huber": 0.7, "logcosh": 40.0}[name]  # ρ′ is constant beyond it
-    steep = np.full_like(r, 2.0) if name == "absolute" else np.minimum(error, 2.0)
+    # ρ′ is constant beyond it.
+    flat = 0.0 if name in cases.KINKED else {"huber": 0.7, "logcosh": 40.0}[name]
+    steep = np.full_like(r, 2.0) if name in cases.KINKED else np.minimum(error, 2.0)
     return np.where(abs(r) - error > flat, 0.0, steep)
 
 
@@ -62,7 +63,7 @@ def is_smooth(name: str, low: np.ndarray, high: np.ndarray) -> bool:
     if name == "squared":
         return True
     beyond = np.minimum(abs(low), abs(high)) > 40 + abs(high - low)
-    kinks = {"absolute": [0.0], "huber": [-0.7, 0.7], "logcosh": []}[name]
+    kinks = [0.0] if name in cases.KINKED else {"huber": [-0.7, 0.7], "logcosh": []}[name]
     crossed = np.any([(low <= kink) != (high <= kink) for kink in kinks], 0)
     return bool((beyond | ((abs(high - low) < 1e-3) & ~crossed)).all())
 
@@ -115,9 +116,11 @@ def check_loss(point, D: np.ndarray, row) -> None:
     """Holds the final loss against NumPy's, if each residual is off by its rounding errors."""
     Ws = [*map(wide, row.factors)]
     numbers, size = torch.finfo(point.dtype), reduce(np.matmul, map(abs, Ws)) + abs(D)
-    missed, error = abs(reduce(np.matmul, Ws) - D), 4 * point.rank * numbers.eps * size
+    residual, error = reduce(np.matmul, Ws) - D, 4 * point.rank * numbers.eps * size
     rho = cases.LOSSES[point.loss.name].reference
-    low, high = (rho(np.maximum(missed + shift, 0)).sum() for shift in (-error, error))
+    ends = rho(residual - error), rho(residual + error)
+    low = np.where(abs(residual) < error, 0, np.minimum(*ends)).sum()
+    high = np.maximum(*ends).sum()
     if high < np.finfo(float).max and size.max() < numbers.max:
         assert low * (1 - 1e-9) <= row.trajectory["loss"][-1] <= high * (1 + 1e-9)
 
