@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,29 +198,6 @@ def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
             half = row.half_time(f"mode.{i}", goal)
             if math.isfinite(half):
                 row.values[f"half_time.{i}"] = half
-
-
-def solve_or_report(
-    points: Sequence[Point], folder: Path | None = None
-) -> Iterator[Sequence[Row | Exception]]:
-    """The rows of a batch at once; one by one if the batch raises, so that one run fails alone.
-
-    Args:
-        points: the runs of the batch.
-        folder: of the checkpoints; None: nothing is kept.
-    """
-    checkpoint = Checkpoint(folder, points)
-    try:
-        with checkpoint.threads():
-            rows = Batch(points).solve(checkpoint)
-    except Exception as error:
-        if len(points) == 1:
-            yield [error]
-        else:
-            for point in points:
-                yield from solve_or_report([point], folder)
-    else:
-        yield rows
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mfgd import checkpoint
-from mfgd.batch import load_problem, solve_or_report
+from mfgd.attempt import solve_or_report
+from mfgd.batch import load_problem
 from mfgd.columns import ERRORS, LOST
 from mfgd.config import Point
 from mfgd.demand import count_runs

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from mfgd import checkpoint, interrupts
 from mfgd.artifacts import DrawingError
-from mfgd.batch import load_problem, solve_or_report
+from mfgd.attempt import solve_or_report
+from mfgd.batch import load_problem
 from mfgd.config import Point
 from mfgd.errors import NotWritten
 from mfgd.record import Row

@@ -7,6 +7,7 @@ from cases import solve
 from test_config import composed
 
 from mfgd import batch, plan
+from mfgd.attempt import solve_or_report
 from mfgd.component import batch_identity, build_component
 from mfgd.types import Refused
 
@@ -73,7 +74,7 @@ def test_a_fault_in_the_largest_singular_value_fails_one_run_alone(tmp_path, mon
     lines = [f"problem=file problem.path={tmp_path / name}.npy steps=2" for name in "ab"]
     points = [composed(*line.split(), "lr_unit=sigma1") for line in lines]
     plan.find_unstable(points)
-    (good,), (bad,) = (result for each in points for result in batch.solve_or_report([each]))
+    (good,), (bad,) = (result for each in points for result in solve_or_report([each]))
     assert good.outcome == "budget"
     assert "no convergence" in str(bad)
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import mfgd
 from mfgd import checkpoint
-from mfgd.batch import load_problem, solve_or_report
+from mfgd.attempt import solve_or_report
+from mfgd.batch import load_problem
 from mfgd.checkpoint import Checkpoint
 from mfgd.method import Optimizer
 

@@ -8,7 +8,7 @@ import torch
 from test_config import composed
 
 from mfgd import plan
-from mfgd.batch import solve_or_report
+from mfgd.attempt import solve_or_report
 from mfgd.limits import least_possible_loss
 from mfgd.loss import squared
 from mfgd.problem import from_matrix

@@ -15,7 +15,8 @@ from test_config import composed
 
 import mfgd
 from mfgd import plan
-from mfgd.batch import forget_problems, solve_or_report
+from mfgd.attempt import solve_or_report
+from mfgd.batch import forget_problems
 from mfgd.config import Component
 from mfgd.types import Refused
 
