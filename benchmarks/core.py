@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from mfgd import config, kernel, loss, objective, optimizer, replicates, tracked
+from mfgd import config, devices, kernel, loss, objective, optimizer, replicates, tracked
 from mfgd.batch import Batch, load_problem
 from mfgd.config import Point
 from mfgd.dense import AllEntries, MaskedEntries
@@ -36,6 +36,11 @@ def point(*overrides: str) -> Point:
 def solve(points: Sequence[Point]) -> list[Row]:
     """Solves the points as one batch."""
     return Batch(points).solve()
+
+
+def choose_batch_bytes(device: torch.device) -> int:
+    """How many bytes the runs of a batch take on a device by default."""
+    return devices.choose_batch_bytes(str(device))
 
 
 def list_replicates(point: Point) -> list[Point]:

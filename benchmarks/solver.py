@@ -115,7 +115,7 @@ def split(data: Data) -> list[slice]:
     """Slices of as many runs as the default of batch_bytes puts into one batch."""
     matrices = 2 if data.mask is None else 3
     per_run = matrices * data.D[0].nbytes + 3 * sum(W[0].nbytes for W in data.factors)
-    size = max(1, core.point().batch_bytes // per_run)
+    size = max(1, core.choose_batch_bytes(data.D.device) // per_run)
     return [slice(start, start + size) for start in range(0, len(data.D), size)]
 
 

@@ -61,21 +61,21 @@ def _read_numbers(file: Path) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in lines}
 
 
-def refuse_unless_fits(size: float, said: str, hint: str) -> None:
+def refuse_unless_fits(size: float, said: str, hint: str, gpu: float | None = None) -> None:
     """Refuses what cannot fit into memory, before it is allocated.
 
     Args:
         size: bytes that are certainly needed at once.
         said: the key, its value, and what takes so much.
         hint: what is allowed.
+        gpu: the bytes that are free on the GPU which is meant; None: this machine is meant.
 
     Raises:
         Refused: there is less memory.
     """
-    free = free_memory()
+    where, free = ("this machine", free_memory()) if gpu is None else ("this GPU", gpu)
     if size > free:
-        machine = f"this machine has {in_words(max(free, 0))} free"
-        raise Refused(f"{said} {in_words(size)}; {machine}; {hint}")
+        raise Refused(f"{said} {in_words(size)}; {where} has {in_words(max(free, 0))} free; {hint}")
 
 
 def refuse_large_array(

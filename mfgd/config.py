@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, MinLen
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
-from mfgd import schema
+from mfgd import devices, schema
 from mfgd.component import CONF as CONF
 from mfgd.component import GROUPS as GROUPS
 from mfgd.component import MAPS, share_component, share_components
@@ -57,7 +57,7 @@ class Scalars(BaseModel):
     dtype: Literal["float64", "float32"]
     device: str
     diagnostics: Literal["basic", "dynamics", "full"]
-    batch_bytes: Count
+    batch_bytes: Count | None
     workers: Count | None
     resume: bool | Annotated[str, MinLen(1)] | None
 
@@ -83,7 +83,7 @@ class Point:
     dtype: torch.dtype
     device: str
     diagnostics: str
-    batch_bytes: int
+    batch_bytes: int | None
     workers: int | None
     resume: bool | str | None
     """What goes on: the id of a sweep, or True for what was interrupted of this shell line."""
@@ -192,8 +192,8 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
     content = dict(job.content)
     nodes = {name: content.pop(name, None) for name in (*GROUPS, *MAPS)}
     scalars = schema.check(Scalars, content)
-    if scalars["device"] not in _list_devices():
-        allowed = ", ".join(_list_devices())
+    if not devices.is_allowed(scalars["device"], job.hydra.launcher.get("engine")):
+        allowed = ", ".join(devices.list_devices())
         raise Refused(f"device={scalars['device']}: allowed here are {allowed}")
     lr = scalars.pop("lr")
     scalars["dtype"] = getattr(torch, scalars["dtype"])
@@ -249,12 +249,3 @@ def sends_all_at_once(hydra: DictConfig) -> bool:
     """Whether the sweeper of a hydra node launches all of its jobs at once."""
     sweeper = hydra.sweeper
     return sweeper["_target_"] == HYDRAS_SWEEPER and sweeper.max_batch_size is None
-
-
-@cache
-def _list_devices() -> list[str]:
-    devices = ["cpu"]
-    if torch.cuda.is_available() and torch.cuda.device_count():
-        devices.append("cuda")
-        devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return devices

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mfgd.capacity import NUMBER, refuse_unless_fits
 from mfgd.config import Point
+from mfgd.devices import choose_batch_bytes, free_gpu_memory, is_gpu
 from mfgd.metrics import SIGMAS
 from mfgd.record import Records
 from mfgd.streams import Streams
@@ -43,7 +44,8 @@ def count_runs(point: Point, n: int, m: int, arrays: int | None) -> int:
         return 1
     # A step touches the residual and its parts, and factors, gradients and next factors.
     numbers = arrays * n * m + 3 * count_parameters(point, n, m)
-    return max(1, point.batch_bytes // (numbers * point.dtype.itemsize))
+    budget = point.batch_bytes or choose_batch_bytes(point.device)
+    return max(1, budget // (numbers * point.dtype.itemsize))
 
 
 def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
@@ -64,10 +66,14 @@ def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
     k, steps, kept = point.rank, len(records.steps), len(records.snapshots)
     factors = point.dtype.itemsize * count_parameters(point, n, m)
     solving = NUMBER * count_parameters(point, n, m) + TENSOR * point.depth  # the start
+    # The factors before and after a step, what the method carries, CᵀC and F Fᵀ.
+    step = int((2 + _find_share_carried(point, n, m)) * factors) + 2 * k * k * point.dtype.itemsize
     if point.device == "cpu":
-        # The factors before and after a step, what the method carries, CᵀC and F Fᵀ.
-        carried = _find_share_carried(point, n, m)
-        solving += int((2 + carried) * factors) + 2 * k * k * point.dtype.itemsize
+        solving += step
+    elif is_gpu(point.device):
+        size = step + problem.D.numel() * point.dtype.itemsize
+        said = f"device={point.device}: D and factors of rank={k} depth={point.depth} take"
+        refuse_unless_fits(size, said, "allowed is less of it", free_gpu_memory(point.device))
     measures = MEASURES + min(k, n, m, SIGMAS)
     parts = {
         f"rank={k} depth={point.depth}: steps of factors of a {n}×{m} matrix": solving,

@@ -66,7 +66,7 @@ class AllEntries(_DenseEntries):
         return S
 
     def blocks(self) -> Iterator[tuple[slice | None, Observation]]:
-        for rows in row_blocks(*self.shape):
+        for rows in row_blocks(*self.shape, self.target.device):
             yield rows, AllEntries(take_rows(self.target, rows))
 
     def scaled_residual(self, c: float) -> ScaledResidual:
@@ -130,7 +130,7 @@ class MaskedEntries(_DenseEntries):
         return S.masked_fill(self.mask == 0, 0)
 
     def blocks(self) -> Iterator[tuple[slice | None, Observation]]:
-        for rows in row_blocks(*self.shape):
+        for rows in row_blocks(*self.shape, self.target.device):
             yield rows, MaskedEntries(take_rows(self.target, rows), take_rows(self.mask, rows))
 
     def scaled_residual(self, c: float) -> ScaledResidual:
@@ -139,7 +139,7 @@ class MaskedEntries(_DenseEntries):
     def hidden_misfit(self, truth: Truth, factors: Factors) -> tuple[Tensor, Tensor]:
         assert isinstance(truth, AllEntries)
         missed, sizes = [], []
-        for rows in row_blocks(*self.shape):
+        for rows in row_blocks(*self.shape, self.target.device):
             hidden = 1 - take_rows(self.mask, rows)
             part = MaskedEntries(take_rows(truth.target, rows) * hidden, hidden)
             misfit, size = part.misfit((take_rows(factors[0], rows), *factors[1:]))

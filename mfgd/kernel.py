@@ -31,7 +31,9 @@ MANY = 2000
 GRAM = 60_000
 """Gram matrices are cheaper than the residual of a full matrix with at least this many entries."""
 BLOCK = 1 << 19
-"""Entries of a residual that are computed at once."""
+"""Entries of a residual that are computed at once on a processor."""
+WIDE = 1 << 24
+"""The same on a GPU, which has enough to do with so many entries of one matrix."""
 GRAIN = 1 << 15
 """torch shares one matrix among several threads if the matrix has at least this many entries."""
 
@@ -122,9 +124,9 @@ def product(factors: Factors) -> Tensor:
     return reduce(choose_multiply(factors), factors)
 
 
-def row_blocks(n: int, m: int) -> list[slice | None]:
-    """Rows of an (n, m) matrix, `BLOCK` entries at a time; None stands for all rows."""
-    height = max(1, BLOCK // m)
+def row_blocks(n: int, m: int, device: torch.device) -> list[slice | None]:
+    """Rows of an (n, m) matrix, as many at a time as suits the device; None stands for all rows."""
+    height = max(1, (BLOCK if device.type == "cpu" else WIDE) // m)
     if height >= n:
         return [None]
     return [slice(start, start + height) for start in range(0, n, height)]

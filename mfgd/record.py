@@ -230,16 +230,16 @@ class Trace:
     def rows(self, state: State, *, snapshots: bool) -> list[Row]:
         """A row for each run, after its last state."""
         table = {name: np.stack(column, -1) for name, column in self._columns.items()}
-        rows = []
+        rows, outcomes = [], state.outcome.cpu().tolist()
+        ends = [W.cpu() for W in state.factors]  # at once: each copy waits for a device
         for b, length in enumerate(self._lengths):
             trajectory = {name: values[b, :length] for name, values in table.items()}
-            factors = tuple(W[b].cpu().clone() for W in state.factors)
+            factors = tuple(W[b].clone() for W in ends)
             end = int(trajectory["step"][-1])
             images = [(step, tuple(W[b] for W in Ws)) for step, Ws in self._kept if step < end]
             if snapshots:
                 images.append((end, factors))
-            outcome = Outcome(int(state.outcome[b]))
-            rows.append(Row(outcome.label, trajectory, factors, images))
+            rows.append(Row(Outcome(outcomes[b]).label, trajectory, factors, images))
         return rows
 
 

@@ -14,13 +14,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from mfgd import checkpoint, compare, config, interrupts, naming, pace, plan, refusals
+from mfgd import checkpoint, compare, config, devices, interrupts, naming, pace, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job
 from mfgd.descent import Outcome
 from mfgd.engines import Engine, make_engine
 from mfgd.job import JobConfig, resolve_job
-from mfgd.kernel import cores, flush_denormals
+from mfgd.kernel import flush_denormals
 from mfgd.pool import run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.search import Search, end_search
@@ -106,7 +106,7 @@ class Session:
                 points = naming.label_points([*known, *points])[len(known) :]
             workers = 1
             if tracker.shared:
-                workers = points[0].workers or cores()
+                workers = points[0].workers or self._choose_workers(points)
             batches = plan.group_points(points, workers)
             if self.engine is None and multirun and self.launcher is not None:
                 self.engine = make_engine(self.launcher, workers, tracker.shared)
@@ -118,6 +118,11 @@ class Session:
             plan.announce_unstable(points)
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
+
+    def _choose_workers(self, points: Sequence[config.Point]) -> int:
+        """How many processes solve side by side, if the shell line does not say."""
+        engine = None if self.launcher is None else self.launcher.get("engine")
+        return devices.choose_workers({point.device for point in points}, engine)
 
     def _find_shared(self, node: DictConfig) -> None:
         """Finds what all jobs of the shell line share: its flags, and the launcher."""
