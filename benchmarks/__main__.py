@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import command, large, peers, solver, sweeps
+from benchmarks import command, gpu, large, peers, scale, solver, sweeps
 from benchmarks.timing import Comparison
 
 FOLDER = Path(__file__).parent
@@ -36,8 +36,12 @@ PARTS: dict[str, Callable[[], list[Comparison]]] = {
     "composition": command.compare_composition,
     "tracking": command.compare_tracking,
     "end": command.compare_command,
+    "growth": scale.compare_growth,
+    "engines": scale.compare_engines,
+    "frontier": scale.compare_frontier,
     "svd": peers.compare_svd,
     "nmf": peers.compare_nmf,
+    "gpu": gpu.compare_gpu,
 }
 HEAD = ("| what | ours | baseline | against | ratio | target |", "|---|---|---|---|---|---|")
 

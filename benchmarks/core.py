@@ -1,6 +1,6 @@
 """What the benchmarks call of mfgd."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -102,10 +102,26 @@ def descend(
     )
 
 
+def make_step(
+    problem: Problem, start: Sequence[Tensor], lr: Tensor
+) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    """Factors, and a step of plain gradient descent that changes them, as a CUDA graph needs."""
+    laid_out = problem.observation.in_gradient_layout(tuple(start))
+    factors = tuple(W.clone() for W in laid_out)
+    moving = objective.Objective(problem, SQUARED).preallocate(factors)
+
+    def step() -> None:
+        moved, _ = PLAIN.step(moving, factors, [None] * len(factors), lr)
+        for W, V in zip(factors, moved, strict=True):
+            W.copy_(V)
+
+    return factors, step
+
+
 def stack(matrices: Tensor, n: int, k: int, m: int) -> Tensor:
     """A copy of the matrices of a batch of runs, in the layout that a batch of that size has."""
     runs = list(matrices)
-    if kernel.use_interleaved(n, k, m, len(runs), "cpu"):
+    if kernel.use_interleaved(n, k, m, len(runs), matrices.device):
         return kernel.interleave(runs)
     return torch.stack(runs)
 

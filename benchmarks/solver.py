@@ -51,6 +51,11 @@ class Data(NamedTuple):
     mask: Tensor | None
     factors: tuple[Tensor, Tensor]
 
+    def to(self, device: str) -> "Data":
+        mask = None if self.mask is None else self.mask.to(device)
+        C, F = self.factors
+        return Data(self.D.to(device), mask, (C.to(device), F.to(device)))
+
     def take(self, runs: slice | int) -> "Data":
         mask = None if self.mask is None else self.mask[runs]
         C, F = self.factors
@@ -111,21 +116,22 @@ def run_vmap(data: Data, steps: int) -> None:
         C, F = C - RATE * G, F - RATE * H
 
 
-def split(data: Data) -> list[slice]:
-    """Slices of as many runs as the default of batch_bytes puts into one batch."""
+def split(data: Data, batch_bytes: int | None = None) -> list[slice]:
+    """Slices of as many runs as batch_bytes, or its default, puts into one batch."""
+    batch_bytes = batch_bytes or core.choose_batch_bytes(data.D.device)
     matrices = 2 if data.mask is None else 3
     per_run = matrices * data.D[0].nbytes + 3 * sum(W[0].nbytes for W in data.factors)
-    size = max(1, core.choose_batch_bytes(data.D.device) // per_run)
+    size = max(1, batch_bytes // per_run)
     return [slice(start, start + size) for start in range(0, len(data.D), size)]
 
 
-def run_mfgd(data: Data, steps: int) -> None:
+def run_mfgd(data: Data, steps: int, batch_bytes: int | None = None) -> None:
     """The same for any number of runs, by mfgd."""
     n, m = data.D.shape[-2:]
     k = data.factors[0].shape[-1]
-    for runs in split(data):
+    for runs in split(data, batch_bytes):
         D, mask, factors = data.take(runs)
-        rates = torch.full((len(D), 1, 1), RATE, dtype=D.dtype)
+        rates = torch.full((len(D), 1, 1), RATE, dtype=D.dtype, device=D.device)
         start = [core.stack(W, n, k, m) for W in factors]
         if mask is not None:
             mask = core.stack(mask, n, k, m)

@@ -44,15 +44,19 @@ def compare(
     target: str = "–",
     unit: str = "µs",
     inverse: bool = False,
+    repeats: int = REPEATS,
+    warm_up: bool = True,
 ) -> Comparison:
     """Measures the two in turns, five times after a warm-up; all numbers are medians.
 
-    The ratio is baseline/ours. `inverse` makes it ours/baseline, for a cost that has a limit.
+    The ratio is baseline/ours. `inverse` makes it ours/baseline, for a cost that has a limit. A
+    command that takes long starts cold each time: it has fewer repeats and no warm-up.
     """
-    ours()
-    baseline()
+    if warm_up:
+        ours()
+        baseline()
     costs, limits, ratios = [], [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         time.sleep(REST)
         cost = ours()
         time.sleep(REST)
