@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mfgd.capacity import NUMBER, refuse_unless_fits
 from mfgd.config import Point
-from mfgd.devices import choose_batch_bytes, free_gpu_memory, is_gpu
+from mfgd.devices import CROWD, choose_batch_bytes, free_gpu_memory, is_gpu
 from mfgd.metrics import SIGMAS
 from mfgd.record import Records
 from mfgd.streams import Streams
@@ -44,8 +44,11 @@ def count_runs(point: Point, n: int, m: int, arrays: int | None) -> int:
         return 1
     # A step touches the residual and its parts, and factors, gradients and next factors.
     numbers = arrays * n * m + 3 * count_parameters(point, n, m)
-    budget = point.batch_bytes or choose_batch_bytes(point.device)
-    return max(1, budget // (numbers * point.dtype.itemsize))
+    size = numbers * point.dtype.itemsize
+    if point.batch_bytes is not None:
+        return max(1, point.batch_bytes // size)
+    count = max(1, choose_batch_bytes(point.device) // size)
+    return min(count, CROWD) if is_gpu(point.device) else count
 
 
 def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:

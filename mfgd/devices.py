@@ -13,7 +13,9 @@ CACHE = 2_000_000
 """Bytes of a batch on a processor: somewhat less than the cache of a core."""
 BUSY = 1 << 30
 """Bytes of a batch on a GPU at most. Several times what its cache holds keep it busy; a larger
-batch delays progress, and its rows take memory of this process."""
+batch delays progress."""
+CROWD = 1 << 14
+"""Runs of a batch on a GPU at most: each leaves a row of about 10 kB in this process."""
 SHARE = 16
 """A batch on a GPU takes at most this part of the memory that is free: for a moment a record takes
 1.4 to 12 times what a step touches, as measured."""

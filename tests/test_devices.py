@@ -367,6 +367,8 @@ def test_batches_have_the_size_of_the_memory_of_the_gpu(said, size, memory):
     (point,) = place(make_points("problem=synthetic")[:1], "cuda")
     numbers = 2 * 100 * 80 + 3 * 2 * (100 + 80)  # D, residual; factors, gradients, next factors
     assert demand.count_runs(point, 100, 80, 2) == max(1, size // (8 * numbers))
+    assert demand.count_runs(point, 3, 4, 2) == min(max(1, size // (8 * 66)), 16_384)
+    assert demand.count_runs(replace(point, batch_bytes=10**8), 3, 4, 2) == 10**8 // (8 * 66)
     assert demand.count_runs(replace(point, batch_bytes=10**6), 100, 80, 2) == 7
     assert demand.count_runs(replace(point, device="cpu"), 100, 80, 2) == 2_000_000 // 8 // numbers
 
