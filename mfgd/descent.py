@@ -200,8 +200,10 @@ def descent(
             verdict[reached(state)] = Outcome.CONVERGED
             verdict[~torch.isfinite(loss) | (loss > divergence * start)] = Outcome.DIVERGED
             outcome = torch.where(running, verdict, outcome)
+        # Before the state is given: clocks then know how long a device took for it.
+        ended = bool((outcome != Outcome.RUNNING).all())
         yield state._replace(outcome=outcome)
-        if bool((outcome != Outcome.RUNNING).all()):
+        if ended:
             return
 
 

@@ -91,8 +91,9 @@ class StandIn(TorchDispatchMode):
 
     @staticmethod
     def _counts_a_mask(name: str, arguments) -> bool:
-        """Whether a tensor is indexed by a mask whose true entries must be counted."""
-        if name not in ("index", "index_put", "index_put_", "_unsafe_index"):
+        """Whether a tensor is indexed by a mask whose true entries must be counted, as they are not
+        if one number fills them."""
+        if name not in ("index", "index_put_") or (name != "index" and arguments[2].numel() == 1):
             return False
         return any(X is not None and X.dtype is torch.bool for X in arguments[1])
 

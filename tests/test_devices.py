@@ -144,6 +144,27 @@ def test_steps_and_measures_are_those_of_the_processor(optimizer, loss, observed
     compare(found, expected)
 
 
+def test_a_state_is_given_once_the_device_has_come_to_it():
+    given, method = setting("full"), cases.optimizer("gd")
+    with stand_in() as used:
+        waits = 0
+
+        def step(*arguments: Any) -> Any:
+            nonlocal waits
+            waits = len(used.waits)
+            return method.step(*arguments)
+
+        states = descent(
+            Objective(given.problem.to(torch.float64, DEVICE), cases.loss("squared")),
+            method._replace(step=step),
+            tuple(W.to(DEVICE) for W in given.factors),
+            lr=1e-3,
+            records=[2, 4, 6],
+        )
+        for _ in states:  # or the clock of a sweep would know how fast steps are asked for
+            assert len(used.waits) > waits
+
+
 def test_fewer_digits_are_noticed():
     given = setting("masked")
     expected = run_steps(given, "huber", "gd", "cpu")
