@@ -140,9 +140,10 @@ def descent(
     """The states of gradient descent at the given steps.
 
     Between two records nothing leaves the device and nothing is waited for, unless the optimizer
-    inverts a matrix. At a record each run is judged by itself. A run that has ended is frozen while
-    the others go on; the stream ends when all runs have ended. Of two outcomes at one record a run
-    has the first one of diverged, converged, undefined, plateau, budget.
+    decomposes a matrix or tries several steps. At a record each run is judged by itself. A run that
+    has ended is frozen while the others go on; the stream ends when all runs have ended. Of two
+    outcomes at one record a run has the first one of diverged, converged, undefined, plateau,
+    budget.
 
     Args:
         objective: what is descended.

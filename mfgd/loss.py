@@ -134,8 +134,7 @@ def quantile(*, share: Annotated[float, Gt(0), Lt(1)], **reduction: Unpack[Reduc
         return (1 - share) * torch.relu(r) + share * torch.relu(-r)
 
     def slope(r: Tensor) -> Tensor:
-        side = r.sign()
-        return side / 2 + (0.5 - share) * side.abs()
+        return r.sign() / 2 + (0.5 - share) * (r != 0).to(r.dtype)
 
     return residual_loss(rho, slope, **reduction)
 

@@ -32,15 +32,16 @@ from mfgd.types import Refused
 HAS_GPU = torch.cuda.is_available()
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="torch finds no GPU")]
 EVERYWHERE = pytest.mark.parametrize("device", [DEVICE, pytest.param("cuda", marks=GPU)])
-INVERTING = ("als", "polyak", "scaled_gd")
-"""Optimizers whose steps may wait: a matrix that they invert may be singular."""
-QUADRATIC = ("als", "mu")
-"""Optimizers of the squared loss."""
+DECIDING = {
+    *("als", "alt_gd_min", "armijo", "exact_line_search"),
+    *("muon", "normalized", "polyak", "scaled_gd"),
+}
+"""Optimizers whose steps may wait: for a decomposition, a norm at any scale, or a length."""
 METHODS = [
     (optimizer, loss)
     for optimizer in cases.OPTIMIZERS
     for loss in cases.LOSSES
-    if optimizer not in QUADRATIC or loss == "squared"
+    if optimizer not in cases.QUADRATIC or loss == "squared"
 ]
 OBSERVED = ("full", "masked", "heldout", "listed")
 
@@ -139,7 +140,7 @@ def test_steps_and_measures_are_those_of_the_processor(optimizer, loss, observed
     given = setting(observed)
     expected = run_steps(given, loss, optimizer, "cpu")
     with use(device) as used:
-        wait = nullcontext if optimizer in INVERTING else lambda: refuse_to_wait(used)
+        wait = nullcontext if optimizer in DECIDING else lambda: refuse_to_wait(used)
         found = run_steps(given, loss, optimizer, device, step_context=wait)
     compare(found, expected)
 
