@@ -8,7 +8,6 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,29 +15,12 @@ import torch
 
 from mfgd import interrupts
 from mfgd.compose import forget_job
-from mfgd.config import Point
 from mfgd.engines import Answer, Engine, Task
 from mfgd.environment import pass_on_search, search_here_last
 from mfgd.kernel import flush_denormals
-from mfgd.runner import Finished, Job, Report, match_finished, run_batch, write_result
+from mfgd.recovery import Recovery, Share, share_out
+from mfgd.runner import Finished, Job, Report, run_batch
 from mfgd.tracking import Tracker
-
-TRIES = 2
-"""A batch whose process died is tried in another one; then its runs are tried one by one."""
-
-
-@dataclass
-class Share:
-    """A batch that is not done."""
-
-    jobs: dict[int, Point]
-    """By position."""
-    tries: int = 0
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it is one run, of which a process may have died."""
-        return self.tries > 0 and len(self.jobs) == 1
 
 
 class EngineRun:
@@ -60,11 +42,10 @@ class EngineRun:
         threads: int,
         folder: Path | None = None,
     ) -> None:
-        self._tracker, self._report, self._engine = tracker, report, engine
+        self._tracker, self._engine = tracker, engine
         self._threads, self._folder = threads, folder
+        self._recovery = Recovery(tracker, report)
         self._running: list[tuple[Task, Share]] = []
-        self._known: set[str] = set()
-        """The ids of the runs that are reported."""
 
     def work(self, batches: Sequence[Sequence[Job]]) -> None:
         """Runs all batches.
@@ -72,7 +53,7 @@ class EngineRun:
         Raises:
             KeyboardInterrupt: on an interruption, once the runs that are written are reported.
         """
-        waiting = deque(Share(dict(batch)) for batch in batches)
+        waiting = deque(share_out(batches))
         try:
             while waiting or self._running:
                 with self._engine.group(), pass_on_search():
@@ -84,7 +65,7 @@ class EngineRun:
         except KeyboardInterrupt:
             self._engine.stop()
             for _, share in self._running:
-                self._match(share)
+                self._recovery.match(share)
             raise
 
     def _has_room(self, share: Share) -> bool:
@@ -109,38 +90,13 @@ class EngineRun:
         try:
             answer = task.result()
         except Exception as error:  # each engine has its own errors of a process that died
-            return self._recover(share, error)
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            return self._recovery.try_again(share, f": {why}")
         if isinstance(answer, Exception):
             raise answer
         for finished in answer:
-            self._tell(finished)
+            self._recovery.tell(share, finished)
         return []
-
-    def _recover(self, share: Share, error: Exception) -> list[Share]:
-        """What is tried again of a batch whose process died."""
-        self._match(share)
-        share.tries += 1
-        if not share.jobs:
-            return []
-        if share.tries < TRIES:
-            return [share]
-        if len(share.jobs) > 1:
-            return [Share({position: point}, TRIES - 1) for position, point in share.jobs.items()]
-        (job,) = share.jobs.items()
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        died = RuntimeError(f"the process that solved this run died: {why}")
-        self._tell(write_result(job, died, self._tracker))
-        return []
-
-    def _match(self, share: Share) -> None:
-        """Reports the runs of a batch that a process wrote before it died."""
-        for finished in match_finished(share.jobs.items(), self._tracker, self._known):
-            del share.jobs[finished.position]
-            self._tell(finished)
-
-    def _tell(self, finished: Finished) -> None:
-        self._known.add(finished.run_id)
-        self._report(finished)
 
 
 def serve_batch(content: bytes, place: str, environment: Mapping[str, str], threads: int) -> Answer:

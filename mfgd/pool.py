@@ -6,31 +6,33 @@ import atexit
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from mfgd import interrupts
 from mfgd.compose import forget_job
-from mfgd.config import Point
 from mfgd.engine_run import EngineRun
 from mfgd.engines import Engine
 from mfgd.environment import pass_on_search
 from mfgd.internals import stop_forkserver
 from mfgd.kernel import cores, flush_denormals
 from mfgd.mlflow_store import AT_THE_END, MODULES
-from mfgd.runner import Finished, Job, Report, match_finished, run_batch, write_result
+from mfgd.recovery import Recovery, Share, share_out
+from mfgd.runner import Job, Report, run_batch
 from mfgd.tracking import Tracker
 
 PATIENCE = 60
@@ -42,8 +44,8 @@ def run_batches(
     tracker: Tracker,
     report: Report,
     workers: int,
-    folder: Path | None = None,
-    engine: Engine | None = None,
+    folder: Path | None,
+    place: Engine | WorkerPool,
 ) -> None:
     """Runs batches as `run_batch` does, side by side if there are several batches and workers.
 
@@ -53,20 +55,31 @@ def run_batches(
         report: is told of each run that is written.
         workers: how many processes at most.
         folder: of the checkpoints; None: there are none.
-        engine: where the processes are; None: they are started here.
+        place: where the processes are.
 
     Raises:
         KeyboardInterrupt: on an interruption, once all runs that are solved are written and
             reported.
     """
-    threads = max(1, cores() // max(1, min(workers, len(batches))))
-    if engine is not None:
-        EngineRun(tracker, report, engine, threads, folder).work(batches)
-    elif min(workers, len(batches)) == 1:
+    size = min(workers, len(batches))
+    threads = max(1, cores() // max(1, size))
+    if not isinstance(place, WorkerPool):
+        EngineRun(tracker, report, place, threads, folder).work(batches)
+    elif size == 1:
         for batch in batches:
             run_batch(batch, tracker, report, folder)
     else:
-        WorkerPool(batches, tracker, report, workers, folder).work()
+        place.work(batches, tracker, report, Equipment(tracker, folder, threads), size)
+
+
+class Equipment(NamedTuple):
+    """What a process needs beside its batches."""
+
+    tracker: Tracker
+    folder: Path | None
+    """Of the checkpoints."""
+    threads: int
+    """Of torch."""
 
 
 @dataclass
@@ -74,64 +87,86 @@ class Worker:
     """A process and what it has been given."""
 
     process: ForkServerProcess
-    unfinished: dict[int, Point] = field(default_factory=dict)
-    """The points of its batch, by position, that are not reported yet."""
+    equipment: bytes = b""
+    """A pickled `Equipment`."""
+    share: Share | None = None
+    """None while it waits for a batch."""
 
 
 class WorkerPool:
-    """Processes that each run one batch after another; a pipe to each process brings batches there
-    and reports back.
+    """Processes that each run one batch after another, and wait between the lots of a search; a
+    pipe to each process brings batches there and reports back.
 
-    `concurrent.futures` and loky have no such pool: if one of their processes dies, the work that
-    waits for the other processes is lost too.
+    loky starts as fast if its processes are forked as these are (two of them: 5.1 s of processor
+    time, 4.7 s here; 11 s by its own way), but all its processes end with one that dies, and so do
+    those of `concurrent.futures`: the batches of the others would be solved again. Both tell of a
+    batch when it ends, and not of each of its runs.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        self.workers: dict[Connection, Worker] = {}
+        self.waiting: deque[Share] = deque()
+        self.stopping = False
+
+    def work(
         self,
         batches: Sequence[Sequence[Job]],
         tracker: Tracker,
         report: Report,
-        workers: int,
-        folder: Path | None = None,
+        equipment: Equipment,
+        size: int,
     ) -> None:
-        self.waiting, self.folder = deque(batches), folder
-        self.tracker, self.report, self.size = tracker, report, min(workers, len(batches))
-        self.workers: dict[Connection, Worker] = {}
-        self.known: set[str] = set()
-        """The ids of the runs that are reported."""
-        self.stopping = False
-
-    def work(self) -> None:
-        """Runs all batches.
+        """Runs all batches in so many processes.
 
         Raises:
             KeyboardInterrupt: as `run_batches` does.
         """
+        self.waiting.extend(share_out(batches))
+        self.recovery, self.equipment = Recovery(tracker, report), pickle.dumps(equipment)
+        self.size = size
         try:
-            for _ in range(self.size):
-                with interrupts.defer():
-                    self.start_worker()
+            self._hand_out()
             with interrupts.defer():
                 for module in AT_THE_END:  # while this process would wait
                     import_module(module)
             self._listen()
-        except KeyboardInterrupt:
-            self.stopping = True
-            self.waiting.clear()
-            for worker in self.workers.values():
-                worker.process.terminate()
-            self._listen(PATIENCE)
-            raise
-        finally:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._wind_up()
             for worker in self.workers.values():
                 worker.process.kill()
+            raise
 
-    def start_worker(self) -> None:
-        """Starts a process and gives it a batch."""
+    def stop(self) -> None:
+        """Ends the processes, which wait for a batch."""
+        for connection, worker in self.workers.items():
+            with suppress(OSError):  # the process died
+                connection.send(None)
+            connection.close()
+            worker.process.join()
+        self.workers = {}
+
+    def _wind_up(self) -> None:
+        """Has each process write what it has solved."""
+        self.stopping = True
+        self.waiting.clear()
+        for worker in self.workers.values():
+            worker.process.terminate()
+        self._listen(PATIENCE)
+
+    def _hand_out(self) -> None:
+        """Gives batches to the processes that wait for one, and to new ones."""
+        for connection in [connection for connection, one in self.workers.items() if not one.share]:
+            with interrupts.defer():
+                self._assign(connection)
+        while self.waiting and len(self.workers) < self.size:
+            with interrupts.defer():
+                self._start_worker()
+
+    def _start_worker(self) -> None:
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
-        threads = max(1, cores() // self.size)
-        arguments = theirs, self.tracker, self.folder, threads, dict(os.environ)
+        arguments = theirs, dict(os.environ)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         with pass_on_search():
             process.start()
@@ -140,69 +175,57 @@ class WorkerPool:
         self._assign(ours)
 
     def _assign(self, connection: Connection) -> None:
-        """Sends a process its next batch, or None if no batch is left."""
-        batch = self.waiting.popleft() if self.waiting else None
-        self.workers[connection].unfinished.update(batch or ())
+        """Sends a process its next batch, if one is left."""
+        worker = self.workers[connection]
+        worker.share = self.waiting.popleft() if self.waiting else None
+        if worker.share is None:
+            return
+        equipment = self.equipment if worker.equipment != self.equipment else None
+        worker.equipment = self.equipment
         with suppress(OSError):  # the process died, as reading from it will tell
-            connection.send(batch)
+            connection.send((equipment, [*worker.share.jobs.items()]))
 
     def _listen(self, patience: float = math.inf) -> None:
-        """Receives until no process is left, or for so many seconds."""
+        """Receives until all processes wait, or for so many seconds."""
         until = time.monotonic() + patience
-        while self.workers and (left := until - time.monotonic()) > 0:
-            for connection in wait(list(self.workers), None if math.isinf(left) else left):
+        while (left := until - time.monotonic()) > 0:
+            busy = [connection for connection, one in self.workers.items() if one.share]
+            if not busy:
+                return
+            for connection in wait(busy, None if math.isinf(left) else left):
                 assert isinstance(connection, Connection)
                 with interrupts.defer():
-                    self.receive(connection)
+                    self._receive(connection)
 
-    def receive(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         """Takes one message: a finished run, None at the end of a batch, or an error of ours."""
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            self.retire(connection)
+            self._retire(connection)
             return
         if isinstance(message, Exception):
             raise message
         if message is None:
             self._assign(connection)
         else:
-            del self.workers[connection].unfinished[message.position]
-            self._report(message)
+            share = self.workers[connection].share
+            assert share is not None
+            self.recovery.tell(share, message)
 
-    def _report(self, finished: Finished) -> None:
-        self.known.add(finished.run_id)
-        self.report(finished)
-
-    def retire(self, connection: Connection) -> None:
-        """Removes a process that has ended; each run that it did not finish is tried again, alone
-        in a batch."""
+    def _retire(self, connection: Connection) -> None:
+        """Removes a process that has ended; what is left of its batch goes to another process."""
         worker = self.workers.pop(connection)
         connection.close()
         worker.process.join()
-        code = worker.process.exitcode
-        if code == 0 or self.stopping:
+        if worker.share is None or self.stopping:
             return
-        for finished in match_finished(worker.unfinished.items(), self.tracker, self.known):
-            del worker.unfinished[finished.position]
-            self._report(finished)
-        jobs = list(worker.unfinished.items())
-        if len(jobs) == 1:
-            error = RuntimeError(f"the process that solved this run died with exit code {code}")
-            self._report(write_result(jobs[0], error, self.tracker))
-        else:
-            self.waiting.extendleft([job] for job in reversed(jobs))
-        if self.waiting:
-            self.start_worker()
+        why = f" with exit code {worker.process.exitcode}"
+        self.waiting.extendleft(reversed(self.recovery.try_again(worker.share, why)))
+        self._hand_out()
 
 
-def _serve(
-    connection: Connection,
-    tracker: Tracker,
-    folder: Path | None,
-    threads: int,
-    environment: Mapping[str, str],
-) -> None:
+def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
     """The work of a process: receives batches and sends reports.
 
     It ends after None, or after an interruption that the first process passes on: what a terminal
@@ -213,12 +236,14 @@ def _serve(
     os.environ.update(environment)
     interrupts.listen([signal.SIGTERM])
     code = 0
-    torch.set_num_threads(threads)
     forget_job()
     try:
         with flush_denormals():
-            while (batch := connection.recv()) is not None:
-                run_batch(batch, tracker, connection.send, folder)
+            while (message := connection.recv()) is not None:
+                if message[0] is not None:
+                    equipment: Equipment = pickle.loads(message[0])
+                    torch.set_num_threads(equipment.threads)
+                run_batch(message[1], equipment.tracker, connection.send, equipment.folder)
                 connection.send(None)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         code = interrupts.EXIT_STATUS

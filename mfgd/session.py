@@ -21,7 +21,7 @@ from mfgd.descent import Outcome
 from mfgd.engines import Engine, make_engine
 from mfgd.job import JobConfig, resolve_job
 from mfgd.kernel import flush_denormals
-from mfgd.pool import run_batches
+from mfgd.pool import WorkerPool, run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.search import Search, end_search
 from mfgd.terminal import say
@@ -45,6 +45,8 @@ class Session:
         """The launcher's node of the config."""
         self.engine: Engine | None = None
         """None until it is made, and if processes are started here."""
+        self.pool = WorkerPool()
+        """Started here, for several lots."""
         self.resumed = False
         """Whether an earlier sweep goes on."""
         self.tracker: Tracker | None = None
@@ -200,7 +202,8 @@ class Session:
                 rest = [batch for batch in rest if batch]
                 sweep = pace.Pace(rest, workers)
                 jobs = [[(i, points[i]) for i in batch] for batch in rest]
-                run_batches(jobs, tracker, note, workers, self.checkpoints, self.engine)
+                place = self.engine or self.pool
+                run_batches(jobs, tracker, note, workers, self.checkpoints, place)
             finally:
                 done = results.keys() - unwritten
                 self.unfinished = [point for i, point in enumerate(points) if i not in done]
@@ -224,8 +227,7 @@ class Session:
         Args:
             status: how the command ended; None if it went through.
         """
-        if self.engine is not None:
-            self.engine.stop()
+        (self.engine or self.pool).stop()
         tracker = self.tracker
         if tracker is None:
             return
