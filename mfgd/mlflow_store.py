@@ -96,6 +96,7 @@ class MlflowTracker:
             if self.parent:  # the store was made anew
                 self.parent = self._start_sweep(client, experiment_id)
         self._set_out(client, experiment_id, outbox)
+        self.write_more = outbox.write_files
 
     def find_finished(self, known: Collection[str]) -> list[Earlier]:
         assert self.parent is not None
@@ -199,6 +200,12 @@ class MlflowTracker:
         state |= {"uri": hide_password(self.uri), "status": status, "unfinished": unfinished}
         self.sender.outbox.write_state(state | self.process)
 
+    def _keep_files(self) -> None:
+        """Keeps the files of the sweep's own run for `mfgd-sync`."""
+        outbox, write = self.sender.outbox, self.write_more
+        if write is not None and write != outbox.write_files:
+            outbox.keep_files(write)
+
     def finish(
         self, status: str, written: Mapping[str, Written], unfinished: Sequence[Point]
     ) -> pandas.DataFrame:
@@ -236,6 +243,7 @@ class MlflowTracker:
             runs = pandas.DataFrame()
         if self.unsent:
             self._write_state(status, unfinished)
+            self._keep_files()
         else:
             self.sender.outbox.close()
         return runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ FOLDER = "mfgd-unsent"
 RUN = "unsent-"
 """How the name of a run begins that waits to be sent, and of its folder."""
 STATE, TRIES = "sweep.json", "tries.txt"
+FILES = "files"
+"""The folder of what the sweep's own run has beside its table."""
 
 
 class Outbox:
@@ -92,6 +94,16 @@ class Outbox:
         draft = self.folder / f".{STATE}{uuid4().hex}"
         draft.write_text(json.dumps(state, indent=1), encoding="utf-8")
         draft.replace(self.folder / STATE)
+
+    def keep_files(self, write: Callable[[Path], None]) -> None:
+        """Keeps files of the sweep's own run."""
+        (self.folder / FILES).mkdir(parents=True, exist_ok=True)
+        write(self.folder / FILES)
+
+    def write_files(self, folder: Path) -> None:
+        """Writes the files that are kept here into a folder."""
+        if (self.folder / FILES).exists():
+            shutil.copytree(self.folder / FILES, folder, dirs_exist_ok=True)
 
 
 def _note(folder: Path, run_id: str) -> None:

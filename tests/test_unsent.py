@@ -203,6 +203,32 @@ def test_a_store_that_stays_away_gets_all_from_mfgd_sync(
     assert "nothing waits there" in said
 
 
+@pytest.mark.parametrize(("failing", "waiting"), [(SENT, 6), (["set_terminated"], 0)])
+def test_what_a_search_found_waits_too(here, send, tmp_path, fail, monkeypatch, failing, waiting):
+    """The second store takes the runs, but not the end of the sweep."""
+    monkeypatch.setattr(retry, "PATIENCE", 0.01)
+    for name in failing:
+        fail(name, AWAY, begin=int(name == "create_run"))
+    line = ("--multirun", "hydra/sweeper=frontier", "lr=interval(0.01,10)", "seed=0,1", "steps=50")
+    done = here(*line, "hydra.sweeper.resolution=6", "workers=1", "tracking.figures=0")
+    assert done.returncode == 1
+    assert len(list(tmp_path.glob("mfgd-unsent/*/unsent-*"))) == waiting
+    assert "where outcome" in done.stdout
+    fail.failing = False
+    end_process(tmp_path)
+    assert send()[0] == 0
+    assert list_left(tmp_path) == set()
+    (table,) = tmp_path.glob("mlartifacts/*/*/artifacts/frontier.csv")
+    cells = pandas.read_csv(table).set_index("seed")
+    assert cells["success"].tolist() == ["below"] * 2
+    printed = [text.split() for text in done.stdout.splitlines() if " below " in text]
+    assert {int(seed): (low, high) for seed, _, low, high, *_ in printed} == {
+        seed: (f"{cell['lr.low']:.6g}", f"{cell['lr.high']:.6g}") for seed, cell in cells.iterrows()
+    }
+    assert (table.parent / "figures" / "frontier.png").exists()
+    assert (table.parent / "summary.csv").exists()
+
+
 def test_a_request_whose_answer_was_lost_is_not_made_twice(here, tmp_path, expected, monkeypatch):
     monkeypatch.setattr(retry, "PATIENCE", 0.0)
     request, asked = MlflowClient.set_terminated, itertools.count()
