@@ -4,6 +4,7 @@ If a sweep asks for what only a job of its own can have, say a log, the jobs run
 """
 
 import atexit
+import math
 import os
 import shutil
 import tempfile
@@ -33,7 +34,7 @@ from mfgd.compose import Composer
 from mfgd.internals import HYDRAS_SWEEPER, set_unparsed, set_value
 from mfgd.job import JobConfig, resolve_job
 from mfgd.refusals import exit_on_refusal
-from mfgd.sweep_size import refuse_vast_sweep
+from mfgd.sweep_size import announce_size, refuse_vast_sweep
 from mfgd.terminal import warn
 from mfgd.types import Refused
 
@@ -244,11 +245,13 @@ class RefuseSweeps(Callback):
                 why = "takes jobs to other processes, where each would be a sweep of its own"
                 raise Refused(f"hydra/launcher={launcher}: {why}; allowed are {allowed}")
             node: Any = OmegaConf.to_container(config.hydra, resolve=False)
-            if node["runtime"]["choices"]["hydra/sweeper"] in LISTING:
+            sweeper, runs = node["runtime"]["choices"]["hydra/sweeper"], math.nan
+            if sweeper in LISTING:
                 params = node["sweeper"]["params"] or {}
                 lines = [f"{key}={value}" for key, value in params.items()]
                 lines += node["overrides"]["task"]
-                refuse_vast_sweep(lines, GlobalHydra.instance().config_loader())
+                runs = refuse_vast_sweep(lines, GlobalHydra.instance().config_loader())
+            announce_size(runs if sweeper == "basic" else math.nan)
 
 
 @dataclass

@@ -43,8 +43,9 @@ class OptunaSweeper(SearchSweeper):
             example = "'lr=tag(log,interval(1e-4,1))' or init=normal,spectral"
             raise Refused(f"hydra/sweeper=optuna: nothing is swept; allowed is {example}")
         study = self._open_study(optuna, keys)
-        self.session.search = trials = Trials(keys["objective"], keys["direction"] == "maximize")
-        while (left := keys["n_trials"] - self.launched) > 0:
+        maximize, most = keys["direction"] == "maximize", keys["n_trials"]
+        self.session.search = trials = Trials(keys["objective"], maximize, most)
+        while (left := most - self.launched) > 0:
             asked = [study.ask() for _ in range(min(left, keys["batch"]))]
             lot = [
                 {key: self._suggest(trial, one) for key, one in swept.items()} for trial in asked

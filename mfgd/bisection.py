@@ -56,6 +56,14 @@ class Axis:
             return math.expm1(math.log(self.high / self.low) / PARTS)
         return (self.high - self.low) / PARTS
 
+    @property
+    def most(self) -> int:
+        """How many runs the bisection takes, of whole numbers within one."""
+        low, runs = self.low, 2
+        while not self.is_narrow(low, self.high):
+            low, runs = self.middle(low, self.high), runs + 1
+        return runs
+
     def write(self, value: float) -> str:
         """A value as an override says it."""
         return str(int(value)) if self.is_whole else repr(float(value))

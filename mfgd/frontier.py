@@ -34,6 +34,10 @@ class Frontier:
         self.axis, self.success = axis, success
         self.cells = [Cell(setting, axis.low, axis.high) for setting in settings]
 
+    @property
+    def most(self) -> int:
+        return len(self.cells) * self.axis.most
+
     def ask(self) -> list[tuple[Cell, float]]:
         """The runs of the next round; none if nothing is left to find."""
         return [(cell, value) for cell in self.cells for value in cell.list_asked(self.axis)]

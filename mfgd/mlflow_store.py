@@ -144,7 +144,7 @@ class MlflowTracker:
         self.sender = Sender(client, self.uri, self.given, experiment_id, self.parent, outbox)
 
     def expect(self, runs: int) -> None:
-        self.expected += runs
+        self.expected = runs
 
     def keep_files(self, write: Callable[[Path], None]) -> None:
         self.write_more = write

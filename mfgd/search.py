@@ -32,6 +32,10 @@ class Interval(NamedTuple):
 class Search(Protocol):
     """What a sweeper looks for, and what it has found so far."""
 
+    @property
+    def most(self) -> int:
+        """How many runs it takes, unless it finds what it looks for with fewer."""
+
     def describe(self) -> str:
         """What was found, as lines to print; empty if no run was made."""
 

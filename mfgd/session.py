@@ -24,9 +24,13 @@ from mfgd.kernel import flush_denormals
 from mfgd.pool import WorkerPool, run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.search import Search, end_search
+from mfgd.sweep_size import read_size
 from mfgd.terminal import say
 from mfgd.tracking import Resumable, Tracker
 from mfgd.types import Refused
+
+UNKNOWN = 1000
+"""The size of a sweep whose sweeper does not say how many jobs it will send."""
 
 
 class Session:
@@ -114,7 +118,7 @@ class Session:
                 self.engine = make_engine(self.launcher, workers, tracker.shared)
             if self.tracker is None:
                 self._open(tracker, points[0], multirun)
-        tracker.expect(len(points))
+                tracker.expect(self._count_runs(len(points)) if multirun else 1)
         plan.announce_sources(points, self.said)
         if self.search is None:  # which tries such rates
             plan.announce_unstable(points)
@@ -164,6 +168,12 @@ class Session:
                 checkpoint.require(Path(self.folder, checkpoint.FOLDER), first)
                 tracker.open(None)
             self.tracker = tracker
+
+    def _count_runs(self, first: int) -> int:
+        """How many runs a sweep has, whose first lot has so many; a guess if nobody knows."""
+        if self.search is not None:
+            return self.search.most
+        return max(first, read_size() or UNKNOWN)
 
     def _run_batches(
         self,

@@ -9,17 +9,23 @@ from decimal import ROUND_CEILING, Decimal
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 
 from mfgd.capacity import refuse_unless_fits
 
+RUNS = "mfgd_runs"
+"""The name among what Hydra knows of its job."""
 POINT = 1700
 """Bytes that each run of a sweep takes in the process that composes it: measured are 262 MB at
 1,000 runs and 296 MB at 21,000."""
 
 
-def refuse_vast_sweep(lines: Sequence[str], loader: ConfigLoader) -> None:
+def refuse_vast_sweep(lines: Sequence[str], loader: ConfigLoader) -> float:
     """Refuses a sweep of more runs than fit into memory, before Hydra lists them.
+
+    Returns:
+        How many runs it has; NaN if only Hydra knows.
 
     Args:
         lines: the overrides of the sweep, as the shell line or the config has them.
@@ -31,12 +37,24 @@ def refuse_vast_sweep(lines: Sequence[str], loader: ConfigLoader) -> None:
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
     except HydraException:  # Hydra will say why
-        return
+        return math.nan
     swept = {o.get_key_element(): o for o in overrides if o.is_sweep_override()}
     runs = math.prod(max(1.0, count_values(override)) for override in swept.values())
     said = " ".join(str(override.input_line) for override in swept.values())
     number = f"{runs:,.0f}" if runs < 1e15 else f"{runs:.3g}"
     refuse_unless_fits(POINT * runs, f"{said}: {number} runs take", "allowed are fewer runs")
+    return runs
+
+
+def announce_size(runs: float) -> None:
+    """Notes how many runs the sweep has that begins; NaN: its sweeper does not say."""
+    JobRuntime.instance().set(RUNS, None if math.isnan(runs) else int(runs))
+
+
+def read_size() -> int | None:
+    """How many runs the sweep has, whatever lots they come in; None if its sweeper does not say."""
+    runs: int | None = JobRuntime.instance().conf.get(RUNS)
+    return runs
 
 
 def count_values(override: Override) -> float:

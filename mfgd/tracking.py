@@ -49,7 +49,7 @@ class Tracker(Protocol):
         """
 
     def expect(self, runs: int) -> None:
-        """Announces that so many more runs will be written."""
+        """Announces, once and before any is written, how many runs come, as far as is known."""
 
     def write(self, point: Point, result: Row | Exception, problem: Problem | None) -> str:
         """Writes one run and returns its id.

@@ -36,10 +36,11 @@ class Trials:
     Args:
         objective: the final measure, or the swept key, that is to be least or largest.
         maximize: whether it is to be largest.
+        most: how many trials are made.
     """
 
-    def __init__(self, objective: str, maximize: bool) -> None:
-        self.objective, self.maximize = objective, maximize
+    def __init__(self, objective: str, maximize: bool, most: int) -> None:
+        self.objective, self.maximize, self.most = objective, maximize, most
         self.trials: list[Trial] = []
         self.known: set[str] = set()
         """The measures that any run has."""

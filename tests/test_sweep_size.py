@@ -6,6 +6,7 @@ import time
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import mfgd
 from mfgd import capacity, sweep_size
 
 COUNTED = (
@@ -74,3 +75,29 @@ def test_a_sweep_that_just_fits_goes_on_without_a_word(here, monkeypatch):
     assert "GB" not in done.stderr
     done = here(*line, "seed=range(3)")
     assert (done.returncode, here.session.finished) == (2, [])
+
+
+DRAWN = {
+    "hydra.sweeper.max_batch_size=2 rank=1,2,3": 3,
+    "hydra/launcher=basic rank=1,2,3": 3,
+    "hydra.output_subdir=. rank=1,2,3": 3,
+    "hydra/sweeper=optuna rank=1,2,3 hydra.sweeper.n_trials=4 hydra.sweeper.batch=2": 4,
+    "hydra/sweeper=frontier rank=interval(1,3) lr=0.1,0.2": 6,
+}
+
+
+@pytest.mark.parametrize("line", DRAWN)
+def test_all_lots_of_a_sweep_are_drawn_or_none(here, tmp_path, line):
+    if "optuna" in line:
+        pytest.importorskip("optuna")
+    common: tuple[str, ...] = ("steps=2", "workers=1")
+    if "frontier" in line:
+        common += ("hydra.sweeper.success='final_loss > 1e9 or rank == 1'",)
+    for figures, expected in ((DRAWN[line] - 1, 0), (DRAWN[line], DRAWN[line])):
+        name = f"experiment{figures}"
+        given = (f"tracking.figures={figures}", f"tracking.experiment={name}")
+        assert here("--multirun", *line.split(), *common, *given).returncode == 0
+        runs = mfgd.load_runs(experiment=name).dropna(subset="parent")
+        assert len(runs) == DRAWN[line]
+        drawn = [file.parts[-4] for file in tmp_path.glob("mlartifacts/*/*/artifacts/figures/*")]
+        assert len(set(drawn) & set(runs["run_id"])) == expected
