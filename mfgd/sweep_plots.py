@@ -92,6 +92,8 @@ def _arrange(runs: pandas.DataFrame) -> Places:
     x = [*numbers, *words, " "][0]
     colour = next(key for key in [*words, *keys, ""] if key != x)
     left = [key for key in keys if key not in (x, colour)]
+    if left and settings(runs, left[0]).nunique() > PANELS and _tell_apart(runs, x, colour, keys):
+        left = []  # a search drew the values: a panel each would have a dot each
     facets = left[:1]
     for key in left[1:]:
         if runs.groupby([settings(runs, name) for name in (*facets, key)]).ngroups <= PANELS:
@@ -100,6 +102,15 @@ def _arrange(runs: pandas.DataFrame) -> Places:
     # The last one is across: of those that fit side by side the one with the most values.
     facets.sort(key=lambda key: (n := settings(runs, key).nunique()) * (n <= WIDEST))
     return Places(x, colour, facets, [key for key in swept if key not in shown])
+
+
+def _tell_apart(runs: pandas.DataFrame, x: str, colour: str, keys: Sequence[str]) -> bool:
+    """Whether no two settings share a dot if nothing but x and colour is shown."""
+    shown, all_keys = (
+        runs.groupby([settings(runs, key) for key in names]).ngroups
+        for names in ([key for key in keys if key in (x, colour)], keys)
+    )
+    return shown == all_keys
 
 
 def _list_words(runs: pandas.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -157,7 +168,8 @@ def _say_pooled(panels: Panels) -> str:
     if not np.isfinite(panels.together["median"]).any():
         return ""
     if most == 1:
-        return "one run a dot"
+        hidden = [key for key in panels.layout.pooled if key not in REPEATS]
+        return "one run a dot" + (f", of any {', '.join(hidden)}" if hidden else "")
     size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     over = f" over {', '.join(panels.layout.pooled)}" if panels.layout.pooled else ""
     return f"medians and quartiles{over}, {size} runs a dot"

@@ -47,6 +47,21 @@ def note_of(figure) -> str:
     return figure.get_supxlabel().replace("\n", " ")
 
 
+def test_the_runs_of_a_search_share_a_panel():
+    """Each of its values is drawn: a panel for each would hold one dot."""
+    rng = np.random.default_rng(0)
+    runs = sweep(lost=0, seed=[0], trial=range(40)).drop(columns=["params.seed", "params.trial"])
+    runs["params.lr"] = (10 ** rng.uniform(-3, 0, 40)).astype(str)
+    runs["params.init.scale"] = rng.uniform(0, 1, 40).astype(str)
+    runs["params.init"] = rng.choice(INITS, 40)
+    figure = sweep_plots.overview(runs)
+    (axes,) = panels_of(figure)
+    drawn = np.sort(np.unique(np.concatenate([line.get_xdata() for line in axes.lines])))
+    # Dots of two colours stand a little apart.
+    np.testing.assert_allclose(drawn, np.sort(runs["params.lr"].astype(float)), rtol=1e-3)
+    assert note_of(figure) == "one run a dot, of any init.scale"
+
+
 def test_dots_are_medians_and_bars_are_quartiles(seeds):
     """Of five values the quartiles are the second and the fourth; a lost run is the largest."""
     panels = panels_of(sweep_plots.overview(seeds))
