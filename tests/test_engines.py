@@ -6,18 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import UNMEASURED, mfgd
 from faults import count_finished, list_processes, read_matrices
 from omegaconf import OmegaConf
-from servers import FileStore
+from servers import FileStore, find_port
 
 import mfgd as package
 from mfgd.engines import make_engine
 from mfgd.types import Refused
 
 pytestmark = pytest.mark.slow
+CLUSTER = UNMEASURED | {
+    # Its processes look for mfgd where this one finds it.
+    "PYTHONPATH": str(Path(package.__file__).parents[1]),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 LINE = (
     *("--multirun", "problem=synthetic", "problem.n=8", "problem.m=7", "rank=1,2", "seed=range(9)"),
     *("steps=20", "workers=2", "batch_bytes=12000", "tracking.figures=0"),
@@ -151,6 +158,79 @@ def test_an_interrupted_engine_ends_the_sweep(name, tmp_path):
     written = (runs["status"] == "FINISHED").sum()
     assert len(unfinished.read_text().splitlines()) + written == 600
     assert list_processes(tmp_path) == []
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """A Ray cluster on loopback, as the reference says how to start one: a head that solves
+    nothing, and two nodes of one processor; its address, and the first processes of the nodes."""
+    folder, port = tmp_path_factory.mktemp("ray"), find_port()
+    program, processes = str(Path(sys.executable).with_name("ray")), []
+
+    def start(*options: str) -> None:
+        line = [program, "start", "--block", "--node-ip-address=127.0.0.1", *options]
+        file = folder / f"{len(processes)}.log"
+        with open(file, "w") as log:
+            processes.append(
+                subprocess.Popen(line, cwd=folder, stdout=log, stderr=log, env=CLUSTER)
+            )
+        while "Ray runtime started" not in file.read_text():
+            assert processes[-1].poll() is None, file.read_text()
+            time.sleep(0.2)
+
+    try:
+        start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        for _ in range(2):  # one after the other
+            start(f"--address=127.0.0.1:{port}", "--num-cpus=1")
+        yield f"127.0.0.1:{port}", processes[1:]
+    finally:
+        for process in reversed(processes):
+            kill_tree(process.pid)
+            process.wait()
+
+
+def kill_tree(pid: int) -> None:
+    """Kills a process, and then those that it started."""
+    started = list_children(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for child in started:
+        kill_tree(child)
+
+
+def list_children(pid: int) -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            _, _, rest = file.read_text().rpartition(")")
+            if int(rest.split()[1]) == pid:
+                found.append(int(file.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="no ray")
+def test_a_node_of_a_cluster_that_is_killed_loses_nothing(cluster, tmp_path):
+    address, (node, _) = cluster
+    options = ("hydra/launcher=ray", f"hydra.launcher.address={address}")
+    line = [sys.executable, "-m", "mfgd", *LINE, "seed=range(100)", *options]
+    with open(tmp_path / "said", "w") as said:
+        command = subprocess.Popen(line, cwd=tmp_path, env=CLUSTER, stdout=said, stderr=said)
+    try:
+        until = time.monotonic() + 180
+        while count_finished(FileStore(tmp_path)) < 20 and time.monotonic() < until:
+            time.sleep(0.05)
+        written = count_finished(FileStore(tmp_path))
+        kill_tree(node.pid)
+        assert command.wait(timeout=200) == 0, (tmp_path / "said").read_text()
+    finally:
+        command.kill()
+    assert 20 <= written < 200
+    found = read_matrices(FileStore(tmp_path))
+    assert sorted(map(len, found.values())) == [1] * 200
+    runs = package.load_runs(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert set(runs["status"]) <= {"FINISHED", "KILLED"}  # the half of one may be there
+    assert (runs["status"] == "FINISHED").sum() == 201
+    assert len(list(tmp_path.glob("mlartifacts/*/*/artifacts/summary.csv"))) == 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="no submitit")
