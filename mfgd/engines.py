@@ -181,7 +181,7 @@ class Ray:
         self.size = workers
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
-            address,
+            address or "local",  # by itself it would look for a cluster of this machine
             num_cpus=None if address else workers,
             include_dashboard=None if address else False,
             log_to_driver=False,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,6 +25,9 @@ CLUSTER = UNMEASURED | {
     # Its processes look for mfgd where this one finds it.
     "PYTHONPATH": str(Path(package.__file__).parents[1]),
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Nodes do not agree by themselves on whether they ask each other for a token.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 LINE = (
     *("--multirun", "problem=synthetic", "problem.n=8", "problem.m=7", "rank=1,2", "seed=range(9)"),
@@ -231,6 +235,9 @@ def test_a_node_of_a_cluster_that_is_killed_loses_nothing(cluster, tmp_path):
     assert set(runs["status"]) <= {"FINISHED", "KILLED"}  # the half of one may be there
     assert (runs["status"] == "FINISHED").sum() == 201
     assert len(list(tmp_path.glob("mlartifacts/*/*/artifacts/summary.csv"))) == 1
+    # Without an address the cluster is not asked, though it is there.
+    done = mfgd(*LINE, "hydra/launcher=ray", "tracking.experiment=own", cwd=tmp_path, env=CLUSTER)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="no submitit")
