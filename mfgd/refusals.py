@@ -88,7 +88,10 @@ def _explain_missing_file(path: str, options: Sequence[str] | None) -> str:
         return f"--config-name={option}: no such file; allowed are config and those of --config-dir"
     if not options:
         return f"{group}={option}: no such {'option' if group in GROUPS else 'group'}"
-    return f"{group}={option}: allowed are {', '.join(options)}{suggest(option, options)}"
+    near = suggest(option, options)
+    if group == "experiment" and not near:
+        near = f"; a name in MLflow is tracking.experiment={option}"
+    return f"{group}={option}: allowed are {', '.join(options)}{near}"
 
 
 def _explain_unreadable(given: str, text: str) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mfgd import config, init, loss, optimizer, problem, record, refusals, schedule, schema
-from mfgd.component import MAPS
+from mfgd.component import MAPS, list_options
 from mfgd.types import Positive, Refused
 
 OPTIONS = [
@@ -322,7 +322,10 @@ REFUSED = {
     "problem=file problem.path=true": (
         "problem.path=true: must be a string; write 'problem.path=\"true\"'"
     ),
-    "+experiment=x": "experiment=x: allowed are arora2019,",
+    "+experiment=x": (
+        f"experiment=x: allowed are {', '.join(list_options('experiment'))}; "
+        "a name in MLflow is tracking.experiment=x"
+    ),
     "+experiment=demo": "+experiment=demo: is there already; write experiment=demo",
     "+rank=3": "+rank=3: is there already; write rank=3",
     "--config-name=nope": "--config-name=nope: no such file; allowed are config and those of",
