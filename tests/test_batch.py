@@ -152,6 +152,19 @@ def test_the_same_sweep_twice_gives_identical_matrices():
         assert all(torch.equal(a, b) for a, b in zip(one.factors, two.factors, strict=True))
 
 
+@pytest.mark.parametrize("diagnostics", ["basic", "full"])
+def test_a_run_with_finite_factors_whose_loss_overflows_has_diverged(diagnostics):
+    line = (
+        "problem.n=60 problem.m=50 problem.spectrum=[1,.7,.4,.2] rank=4 loss.scale=0.5 "
+        "init=spectral init.scale=1.001 optimizer=momentum optimizer.beta=0.5 lr_unit=sigma1 "
+        f"lr=1.89 divergence=1e307 steps=200 record.points=200 diagnostics={diagnostics}"
+    )
+    (row,) = solve(grid(line))
+    assert all(torch.isfinite(W).all() for W in row.factors)
+    assert row.trajectory["loss"][-1] == np.inf
+    assert row.outcome == "diverged"
+
+
 def test_tolerance_is_held_against_the_excess_loss_or_the_relative_error():
     noisy, exact = grid("problem.noise=0.1 tolerance=1e-3 steps=5000", "tolerance=1e-3 steps=5000")
     (row,) = solve([noisy])
