@@ -142,7 +142,8 @@ def scaled_gd(
 
     Args:
         damping: δ, or the number that multiplies the error in δ.
-        damped_by: number: δ = damping; error: δ = damping √f.
+        damped_by: number: δ = damping; error: δ = damping times the Frobenius norm of D̂ − D over
+            the observed entries, whatever the loss and its scale.
     """
 
     def directions(
@@ -150,8 +151,8 @@ def scaled_gd(
     ) -> tuple[Sequence[Tensor], Tensor]:
         delta: Rate = damping
         if damped_by == "error":
-            error = objective.value(factors).sqrt()[..., None, None]
-            delta = (damping * error).to(factors[0].dtype)
+            error, _ = objective.observation.misfit(factors)
+            delta = (damping * error[..., None, None]).to(factors[0].dtype)
         return _precondition(factors, levels, gradients, delta)
 
     undamped = not (torch.as_tensor(damping) != 0).any()
