@@ -75,7 +75,8 @@ def synthetic(
         m: columns.
         rank: number of non-zero singular values, which fall linearly from 1 to 1/condition (Tong,
             Ma, Chi 2021, section 4).
-        spectrum: the singular values themselves; if given, they win over rank and condition.
+        spectrum: the singular values themselves; if given, they win over rank and condition, and
+            the params have the rank and the condition that result.
         condition: σ_1 / σ_rank, at least 1.
 
     Raises:
@@ -95,7 +96,9 @@ def synthetic(
     generator = stream("problem data", observation["seed"])
     U, V = orthonormal(n, r, generator), orthonormal(m, r, generator)
     seen = observe(LowRank(U * sigma, V.mT), rank=r, generated=True, **observation)
-    return replace(seen, draws={"data": hash_tensors(U, V)} | seen.draws)
+    overruled = {} if spectrum is None else {"rank": r, "condition": float(sigma[0] / sigma[-1])}
+    draws = {"data": hash_tensors(U, V)} | seen.draws
+    return replace(seen, overruled=overruled, draws=draws)
 
 
 def digits(**observation: Unpack[ObservationKeys]) -> Problem:

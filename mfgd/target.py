@@ -37,6 +37,8 @@ class Problem:
     are outliers."""
     source: Source | None = None
     """The file that D was read from; None if there is none."""
+    overruled: dict[str, float] = field(default_factory=dict)
+    """Keys of the option that another key overrules → the number that holds instead."""
     draws: dict[str, str] = field(default_factory=dict)
     """Hash of each random draw that was made: data, noise, mask, outliers, heldout."""
 

@@ -37,13 +37,14 @@ NAME_LENGTH = 250
 
 
 def format_params(point: Point, problem: Problem | None) -> dict[str, str]:
-    """The params of a run as text, and the size of its data unless the run raised."""
+    """The params of a run as text, and what its data say unless the run raised."""
     told = {key: value for key, value in point.params().items() if not is_plumbing(key)}
     params = {key: _format_value(value) for key, value in told.items()}
     if problem is not None:
         n, m = problem.shape
         sizes = {"rows": n, "columns": m, "observed": int(problem.count)}
         params |= {f"data.{name}": str(size) for name, size in sizes.items()}
+        params |= {f"problem.{key}": str(value) for key, value in problem.overruled.items()}
     return params
 
 

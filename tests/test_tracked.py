@@ -4,10 +4,12 @@ import shlex
 import subprocess
 
 import mlflow
+import numpy as np
 import pytest
+from test_config import composed
 
 import mfgd as package
-from mfgd.tracked import find_commit
+from mfgd.tracked import find_commit, format_params
 
 LOSSES = """
 import torch
@@ -95,6 +97,19 @@ def test_the_commit_is_that_of_the_code_that_ran(here, own):
     assert run("mfgd.loss.squared") is None
     (own / "losses.py").write_text(LOSSES + "\n")
     assert run("losses.cauchy") == f"{commit}-dirty"
+
+
+def test_params_tell_the_rank_and_the_condition_of_a_spectrum():
+    point = composed("problem=synthetic", "problem.spectrum=[0.5,3,1,2]", "problem.noise=0")
+    given = point.problem()
+    D = given.D.numpy()
+    params = format_params(point, given)
+    assert int(params["problem.rank"]) == np.linalg.matrix_rank(D) == 4
+    sigma = np.linalg.svd(D, compute_uv=False)
+    assert float(params["problem.condition"]) == pytest.approx(sigma[0] / sigma[3], rel=1e-12)
+    plain = composed("problem=synthetic", "problem.condition=3")
+    told = format_params(plain, plain.problem())
+    assert (told["problem.rank"], told["problem.condition"]) == ("5", "3.0")
 
 
 def test_a_package_with_a_file_in_no_commit_is_dirty(tmp_path):
