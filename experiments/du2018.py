@@ -39,7 +39,7 @@ TIME = 40.0
 
 def unbalanced(*, left: Positive, right: Positive) -> Init:
     """Independent Gaussian entries, of standard deviation ``left`` in C and ``right`` in F."""
-    draw = normal(scale=1.0)
+    draw = normal(scale=1.0, ratio=1.0)
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         C, F = draw(problem, widths, generator)

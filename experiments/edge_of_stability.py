@@ -36,7 +36,7 @@ def beside_the_optimum(*, scale: Positive) -> Init:
 
     The spectral start is the balanced optimum if every entry of D is observed.
     """
-    optimum, noise = spectral(scale=1.0), normal(scale=scale)
+    optimum, noise = spectral(scale=1.0, ratio=1.0), normal(scale=scale, ratio=1.0)
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         moved = zip(

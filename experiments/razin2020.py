@@ -52,7 +52,7 @@ def nearly_identity(*, scale: Positive, apart: NonNegative) -> Init:
     """The identity start, with ``apart`` added to one entry of C above the diagonal."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        C, F = identity(scale=scale)(problem, widths, generator)
+        C, F = identity(scale=scale, ratio=1.0)(problem, widths, generator)
         C[0, 1] += apart
         return C, F
 

@@ -88,7 +88,7 @@ def truncated(*, quantile: Share) -> Init:
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         size = problem.D.abs()
         kept = problem.D * (size <= torch.quantile(size.flatten(), quantile))
-        return init.spectral(scale=1.0)(Problem(AllEntries(kept)), widths, generator)
+        return init.spectral(scale=1.0, ratio=1.0)(Problem(AllEntries(kept)), widths, generator)
 
     return start
 

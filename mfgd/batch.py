@@ -246,8 +246,8 @@ _HASHES: dict[Hashable, str] = {}
 
 
 def _hash_start(point: Point, problem: Problem, start: Factors) -> str:
-    """A hash of the random draw of a start, which is the same at every scale."""
-    items = tuple((key, 1.0 if key == "scale" else value) for key, value in point.init.items)
+    """A hash of the random draw of a start, which is the same at every scale and ratio."""
+    items = tuple((k, 1.0 if k in ("scale", "ratio") else v) for k, v in point.init.items)
     unscaled = replace(point.init, items=items)
     if unscaled == point.init:
         return hash_tensors(*start)

@@ -35,6 +35,8 @@ RESUME = "resume="
 """How an override begins that is not of the run."""
 UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
 """Keys that came later, and the values that leave a fingerprint as it was before."""
+UNTOLD_OF_OPTIONS = {"init": {"ratio": 1.0}}
+"""The same of keys of options, by group; these keys are params at any value."""
 
 
 class Scalars(BaseModel):
@@ -151,6 +153,10 @@ class Point:
         content = self.resolved
         for key in ("tracking", "figures", "batch_bytes", "workers"):
             content.pop(key, None)
+        for group, keys in UNTOLD_OF_OPTIONS.items():
+            for key, usual in keys.items():
+                if content[group].get(key) == usual:
+                    del content[group][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def params(self) -> schema.Values:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from mfgd import config, metrics
 from mfgd.artifacts import Run
 from mfgd.batch import Batch, load_problem
-from mfgd.component import GROUPS
+from mfgd.component import GROUPS, option_keys
 from mfgd.config import Component, Point
 from mfgd.heatmaps import PIXELS, scale_about_0, scale_of
 from mfgd.init import factor_names
@@ -109,6 +109,10 @@ def read_point(saved: DictConfig) -> Point:
     task.merge_with(saved)
     if task.replicates > 1:
         raise Refused(f"replicates={task.replicates}: no film; allowed is a single run by its seed")
+    for group, later in config.UNTOLD_OF_OPTIONS.items():
+        name = task[group]["_target_"].removeprefix(f"mfgd.{group}.")
+        for key in later.keys() & option_keys(group, name).keys():
+            task[group].setdefault(key, later[key])
     task.diagnostics, task.metrics, task.figures = "basic", {}, {}
     task.tracking = {"_target_": "mfgd.tracking.memory", "experiment": "film"}
     job = {"runtime": {"choices": dict.fromkeys(GROUPS)}, "overrides": {"task": []}}

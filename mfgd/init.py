@@ -2,14 +2,18 @@
 
 Each function here is an option of ``init=``; its keyword arguments are the keys of that option. It
 returns a function of the problem, the widths (n, k, …, k, m) and a random stream, which gives the
-factors W₁ (n, k) … W_L (k, m). At one seed ``scale`` multiplies the same factors. A rank above
-min(n, m) is `Refused` if the factors cannot have it.
+factors W₁ (n, k) … W_L (k, m). At one seed ``scale`` and ``ratio`` multiply the same factors. A
+rank above min(n, m) is `Refused` if the factors cannot have it, and so are two factors of zeros,
+where every gradient is 0.
 
 Keys:
     scale: multiplies each factor.
+    ratio: multiplies the last factor beside that, so that it is the scale of the last factor over
+        the first; 0: the last factor is 0 and the product starts at 0 (Hu, Shen and others 2022,
+        LoRA, section 4.1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -24,30 +28,32 @@ from mfgd.files import read_arrays, read_or_refuse
 from mfgd.formats import load_torch
 from mfgd.matrix import real_tensor
 from mfgd.target import Problem
-from mfgd.types import Factors, Positive, Refused
+from mfgd.types import Factors, NonNegative, Refused
 
 Init = Callable[[Problem, tuple[int, ...], torch.Generator], Factors]
 
 
-def uniform(*, scale: Positive) -> Init:
+def uniform(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """Independent entries, uniform on [0, scale), as in the founding notebook."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        return tuple(scale * uniform_numbers(shape, generator) for shape in pairwise(widths))
+        numbers = (uniform_numbers(shape, generator) for shape in pairwise(widths))
+        return _multiply(numbers, scale, ratio)
 
     return start
 
 
-def normal(*, scale: Positive) -> Init:
+def normal(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """Independent Gaussian entries of mean 0 and standard deviation ``scale``."""
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        return tuple(scale * standard_normal(shape, generator) for shape in pairwise(widths))
+        numbers = (standard_normal(shape, generator) for shape in pairwise(widths))
+        return _multiply(numbers, scale, ratio)
 
     return start
 
 
-def orthogonal(*, scale: Positive) -> Init:
+def orthogonal(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """Orthonormal columns for C and orthonormal rows for F, times ``scale``; each factor between C
     and F is orthogonal.
 
@@ -58,13 +64,13 @@ def orthogonal(*, scale: Positive) -> Init:
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         _refuse_large_rank(widths, "orthogonal")
         *others, (k, m) = pairwise(widths)
-        factors = [scale * orthonormal(*shape, generator) for shape in others]
-        return (*factors, scale * orthonormal(m, k, generator).mT)
+        factors = [orthonormal(*shape, generator) for shape in others]
+        return _multiply([*factors, orthonormal(m, k, generator).mT], scale, ratio)
 
     return start
 
 
-def balanced(*, scale: Positive) -> Init:
+def balanced(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """The product of the ``normal`` draw, split evenly: W_lᵀW_l = W_{l+1}W_{l+1}ᵀ for every l.
 
     The product U Σ Vᵀ of the Gaussian factors becomes U Σ^{1/L}, Σ^{1/L}, …, Σ^{1/L} Vᵀ.
@@ -75,17 +81,17 @@ def balanced(*, scale: Positive) -> Init:
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         _refuse_large_rank(widths, "balanced")
-        *others, last = normal(scale=1.0)(problem, widths, generator)
+        *others, last = normal(scale=1.0, ratio=1.0)(problem, widths, generator)
         # U Σ Vᵀ from thin factorizations W₁…W_{L−1} = Q R and W_Lᵀ = P S.
         Q, R = torch.linalg.qr(reduce(torch.matmul, others))
         P, S = torch.linalg.qr(last.mT)
         U, sigma, Vh = torch.linalg.svd(R @ S.mT)
-        return _split_evenly(Q @ U, sigma, Vh @ P.mT, len(widths) - 1, scale)
+        return _split_evenly(Q @ U, sigma, Vh @ P.mT, len(widths) - 1, scale, ratio)
 
     return start
 
 
-def spectral(*, scale: Positive) -> Init:
+def spectral(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """The best rank-k approximation U Σ Vᵀ of the observed matrix over the share of observed
     entries, split evenly.
 
@@ -98,12 +104,12 @@ def spectral(*, scale: Positive) -> Init:
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         _refuse_large_rank(widths, "spectral")
         U, sigma, Vh = problem.observation.leading_triplets(widths[1])
-        return _split_evenly(U, sigma, Vh, len(widths) - 1, scale)
+        return _split_evenly(U, sigma, Vh, len(widths) - 1, scale, ratio)
 
     return start
 
 
-def identity(*, scale: Positive) -> Init:
+def identity(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """Every factor is ``scale`` times the identity, cut to the shape of the factor.
 
     Source: Bartlett, Helmbold, Long 2018, Gradient descent with identity initialization efficiently
@@ -111,12 +117,13 @@ def identity(*, scale: Positive) -> Init:
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        return tuple(scale * torch.eye(*shape, dtype=torch.float64) for shape in pairwise(widths))
+        units = (torch.eye(*shape, dtype=torch.float64) for shape in pairwise(widths))
+        return _multiply(units, scale, ratio)
 
     return start
 
 
-def file(*, path: str, scale: Positive) -> Init:
+def file(*, path: str, scale: NonNegative, ratio: NonNegative) -> Init:
     """Factors from a .npz, .pt or .safetensors file with arrays C and F, or W1 … WL.
 
     Such a file is an artifact of every tracked run: descent goes on from the end of the run.
@@ -142,14 +149,14 @@ def file(*, path: str, scale: Positive) -> Init:
             if name not in arrays:
                 raise Refused(f"{source}: no array {name} in it; allowed are {', '.join(names)}")
         # Every array is a tensor of real numbers before any shape is checked.
-        factors = [scale * real_tensor(arrays[name], f"{source}: {name}") for name in names]
+        factors = [real_tensor(arrays[name], f"{source}: {name}") for name in names]
         for name, factor, shape in zip(names, factors, pairwise(widths), strict=True):
             if tuple(factor.shape) != shape:
                 raise Refused(f"{source}: {name} is {tuple(factor.shape)}; allowed here is {shape}")
             if not torch.isfinite(factor).all():
                 wrong = f"{name} has entries that are not finite"
                 raise Refused(f"{source}: {wrong}; allowed are finite numbers")
-        return tuple(factors)
+        return _multiply(factors, scale, ratio)
 
     return start
 
@@ -190,11 +197,29 @@ def _refuse_large_rank(widths: tuple[int, ...], name: str) -> None:
         raise Refused(f"rank={k} with init={name}: {allowed}")
 
 
-def _split_evenly(U: Tensor, sigma: Tensor, Vh: Tensor, depth: int, scale: float) -> Factors:
-    """U Σ^{1/L}, Σ^{1/L}, …, Σ^{1/L} Vᵀ for L = depth, each times the scale."""
+def _multiply(factors: Iterable[Tensor], scale: float, ratio: float) -> Factors:
+    """The factors times the scale, the last one times the ratio too."""
+    *others, last = factors
+    return _refuse_zeros((*(scale * W for W in others), scale * ratio * last), scale, ratio)
+
+
+def _split_evenly(
+    U: Tensor, sigma: Tensor, Vh: Tensor, depth: int, scale: float, ratio: float
+) -> Factors:
+    """U Σ^{1/L}, Σ^{1/L}, …, Σ^{1/L} Vᵀ for L = depth, each times the scale, the last one times the
+    ratio too."""
     root = scale * sigma ** (1 / depth)
     inner = [torch.diag(root) for _ in range(depth - 2)]
-    return (U * root, *inner, root[:, None] * Vh)
+    return _refuse_zeros((U * root, *inner, (ratio * root)[:, None] * Vh), scale, ratio)
+
+
+def _refuse_zeros(factors: Factors, scale: float, ratio: float) -> Factors:
+    """The factors, unless two of them are 0: each gradient has all other factors in it."""
+    if sum(not W.any() for W in factors) > 1:
+        zeros = "two factors or more are 0, where every gradient is 0"
+        allowed = "allowed are a larger init.scale, and init.ratio=0 for the last factor alone"
+        raise Refused(f"init.scale={scale:g} with init.ratio={ratio:g}: {zeros}; {allowed}")
+    return factors
 
 
 _FACTOR_READERS: dict[str, Callable[[Path], Any]] = {

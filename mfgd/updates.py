@@ -45,6 +45,7 @@ def mu() -> Optimizer:
                 "optimizer=mu: the start has negative entries; "
                 "allowed is a start without, for example init=uniform"
             )
+        _refuse_zero("mu", factors)
 
     return Optimizer(forget, step, check, simultaneous=False)
 
@@ -69,6 +70,7 @@ def als() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _refuse_unless_quadratic("als", objective, factors)
+        _refuse_zero("als", factors[1:])
 
     return Optimizer(forget, step, check, simultaneous=False)
 
@@ -129,6 +131,15 @@ def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 def _ridge(objective: Objective) -> Rate:
     """λ/(c w), c the curvature of the loss: the penalty in units of half the sum of squares."""
     return objective.loss.penalty / ((objective.loss.curvature or 1.0) * objective.weight)
+
+
+def _refuse_zero(name: str, factors: Factors) -> None:
+    """Refuses factors (*, …) that are 0 in a run, if the method keeps them so."""
+    if any((W == 0).all(-1).all(-1).any() for W in factors):
+        raise Refused(
+            f"optimizer={name}: a factor of the start is 0, which this method never leaves; "
+            "allowed is a start with other factors, such as a larger init.ratio"
+        )
 
 
 def _refuse_unless_quadratic(name: str, objective: Objective, factors: Factors) -> None:

@@ -106,13 +106,13 @@ SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler
 }
 
 INITS = {  # reference: whether a rank above min(n, m) is possible
-    "uniform": Case({"scale": 0.3}, True),
-    "normal": Case({"scale": 0.3}, True),
-    "orthogonal": Case({"scale": 0.3}, False),
-    "balanced": Case({"scale": 0.3}, False),
-    "spectral": Case({"scale": 0.3}, False),
-    "identity": Case({"scale": 0.3}, True),
-    "file": Case({"path": "factors.npz", "scale": 0.3}, True),
+    "uniform": Case({"scale": 0.3, "ratio": 1.0}, True),
+    "normal": Case({"scale": 0.3, "ratio": 1.0}, True),
+    "orthogonal": Case({"scale": 0.3, "ratio": 1.0}, False),
+    "balanced": Case({"scale": 0.3, "ratio": 1.0}, False),
+    "spectral": Case({"scale": 0.3, "ratio": 1.0}, False),
+    "identity": Case({"scale": 0.3, "ratio": 1.0}, True),
+    "file": Case({"path": "factors.npz", "scale": 0.3, "ratio": 1.0}, True),
     "notebook": Case({}, False),
 }
 

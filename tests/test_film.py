@@ -115,3 +115,10 @@ def test_a_run_whose_function_is_gone_is_refused(tmp_path):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"run\.mp4: allowed are names that end in \.gif or \.html$"):
         film.film(tracked(tmp_path), tmp_path / "run.mp4")
+
+
+def test_a_config_without_a_later_key_has_its_usual_value():
+    point = composed("init=normal", "init.scale=0.5")
+    saved = OmegaConf.create(point.resolved)
+    del saved.init["ratio"]
+    assert film.read_point(saved).init.arguments == {"scale": 0.5, "ratio": 1.0}

@@ -55,6 +55,29 @@ def test_scale_multiplies_one_draw(name, depth):
         assert_array_equal(0.125 * W, V)
 
 
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("ratio", [0.0, 0.125, 8.0])
+@DEPTHS
+def test_ratio_multiplies_the_last_factor_of_one_draw(name, depth, ratio):
+    *others, last = start(name, depth=depth, ratio=1.0)
+    *same, scaled = start(name, depth=depth, ratio=ratio)
+    assert all(torch.equal(W, V) for W, V in zip(others, same, strict=True))
+    assert_array_equal(ratio * last, scaled)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@DEPTHS
+def test_a_start_that_no_gradient_leaves_is_refused(name, depth):
+    with pytest.raises(Refused, match=r"^init\.scale=0 with .*two factors or more are 0"):
+        start(name, depth=depth, scale=0.0)
+    # One factor of zeros is left: autograd finds a gradient for it, and for no other factor.
+    factors = [W.requires_grad_() for W in start(name, depth=depth, ratio=0.0)]
+    (product(tuple(factors)) - problem("full").D).square().sum().backward()
+    *others, last = (bool(W.grad.any()) for W in factors)
+    assert last
+    assert not any(others)
+
+
 @pytest.mark.parametrize("name", [name for name in DRAWN if name not in ("spectral", "identity")])
 def test_seed_moves_every_random_factor(name):
     same = zip(start(name, seed=0), start(name, seed=0), strict=True)
@@ -66,7 +89,8 @@ def test_seed_moves_every_random_factor(name):
 def test_uniform_and_normal_distributions():
     wide = from_matrix(torch.ones(300, 200))
     for name, mean, variance in (("uniform", 1.0, 1 / 3), ("normal", 0.0, 4.0)):
-        for W in getattr(mfgd.init, name)(scale=2.0)(wide, (300, 150, 200), stream("init", 0)):
+        init = getattr(mfgd.init, name)(scale=2.0, ratio=1.0)
+        for W in init(wide, (300, 150, 200), stream("init", 0)):
             error = 4.5 / np.sqrt(W.numel())
             assert abs(W.mean() - mean) < error * np.sqrt(variance)
             assert abs(W.var() / variance - 1) < error * np.sqrt(2)

@@ -58,7 +58,7 @@ def init():
     def draw(D, widths, stream):
         if widths[1] == 2:
             raise ArithmeticError("the rank is two")
-        return mfgd.init.normal(scale=1.0)(D, widths, stream)
+        return mfgd.init.normal(scale=1.0, ratio=1.0)(D, widths, stream)
     return draw
 
 class Listener(Callback):

@@ -325,7 +325,7 @@ def near(*, scale):
     """The balanced answer and Gaussian noise."""
 
     def start(given, widths, generator):
-        answer = mfgd.init.spectral(scale=1.0)(given, widths, generator)
+        answer = mfgd.init.spectral(scale=1.0, ratio=1.0)(given, widths, generator)
         return tuple(W + scale * standard_normal(W.shape, generator) for W in answer)
 
     return start

@@ -244,7 +244,7 @@ def test_top_singular_value_and_theory():
 def test_spectral_start(rank):
     dense, given = twins()
     widths = (N, rank, M)
-    made, expected = (init.spectral(scale=0.5)(p, widths, None) for p in (given, dense))
+    made, expected = (init.spectral(scale=0.5, ratio=1.0)(p, widths, None) for p in (given, dense))
     assert_allclose(product(made), product(expected), atol=1e-10)
     assert_allclose(made[0].mT @ made[0], made[1] @ made[1].mT, atol=1e-10)
 
