@@ -35,7 +35,10 @@ RESUME = "resume="
 """How an override begins that is not of the run."""
 UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
 """Keys that came later, and the values that leave a fingerprint as it was before."""
-UNTOLD_OF_OPTIONS = {"init": {"ratio": 1.0}}
+UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
+    "init": {"ratio": 1.0},
+    "problem": {"basis": "random", "symmetric": False},
+}
 """The same of keys of options, by group; these keys are params at any value."""
 
 

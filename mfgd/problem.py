@@ -6,15 +6,18 @@ and it returns a `Problem`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mfgd import files
+from mfgd.capacity import refuse_large_array
 from mfgd.dense import AllEntries
-from mfgd.draws import hash_tensors, orthonormal, stream
+from mfgd.draws import hash_tensors, orthonormal, standard_normal, stream
 from mfgd.matrix import as_matrix
 from mfgd.observe import (
     ObservationKeys,
@@ -28,7 +31,16 @@ from mfgd.target import Problem
 from mfgd.types import Count, Positive, Refused, Seed, Share
 from mfgd.whole import positions_unless_all
 
-__all__ = ["Problem", "digits", "file", "from_matrix", "notebook", "ratings", "synthetic"]
+__all__ = [
+    "Problem",
+    "digits",
+    "file",
+    "from_matrix",
+    "gaussian",
+    "notebook",
+    "ratings",
+    "synthetic",
+]
 
 
 def from_matrix(data: Any, source: str = "D") -> Problem:
@@ -66,9 +78,11 @@ def synthetic(
     rank: Count,
     spectrum: list[Positive] | None,
     condition: Positive,
+    basis: Literal["random", "identity"],
+    symmetric: bool,
     **observation: Unpack[ObservationKeys],
 ) -> Problem:
-    """D = U diag(σ) Vᵀ with random orthonormal U and V, seen through `observe`.
+    """D = U diag(σ) Vᵀ with orthonormal U and V, seen through `observe`.
 
     Args:
         n: rows.
@@ -78,11 +92,16 @@ def synthetic(
         spectrum: the singular values themselves; if given, they win over rank and condition, and
             the params have the rank and the condition that result.
         condition: σ_1 / σ_rank, at least 1.
+        basis: random: U and V are drawn; identity: they are the first columns of the identity, and
+            D is diagonal.
+        symmetric: whether V = U, so that D is symmetric and positive semidefinite; noise and
+            outliers are not symmetric.
 
     Raises:
-        Refused: a rank or spectrum beyond min(n, m), a condition below 1, or a key that `observe`
-            refuses.
+        Refused: a rank or spectrum beyond min(n, m), a condition below 1, a symmetric D with n ≠ m,
+            or a key that `observe` refuses.
     """
+    _refuse_oblong(n, m, symmetric)
     if condition < 1:
         raise Refused(f"problem.condition={condition}: must be at least 1")
     if spectrum is None:
@@ -94,11 +113,56 @@ def synthetic(
         raise Refused(f"{key}: must be between 1 and min(n, m) = {min(n, m)}")
     sigma = torch.as_tensor(values, dtype=torch.float64).sort(descending=True).values
     generator = stream("problem data", observation["seed"])
-    U, V = orthonormal(n, r, generator), orthonormal(m, r, generator)
+
+    def columns(size: int) -> Tensor:
+        if basis == "identity":
+            return torch.eye(size, r, dtype=torch.float64)
+        return orthonormal(size, r, generator)
+
+    U = columns(n)
+    V = U if symmetric else columns(m)
     seen = observe(LowRank(U * sigma, V.mT), rank=r, generated=True, **observation)
     overruled = {} if spectrum is None else {"rank": r, "condition": float(sigma[0] / sigma[-1])}
     draws = {"data": hash_tensors(U, V)} | seen.draws
     return replace(seen, overruled=overruled, draws=draws)
+
+
+def gaussian(
+    *,
+    n: Count,
+    m: Count,
+    scale: Positive,
+    symmetric: bool,
+    **observation: Unpack[ObservationKeys],
+) -> Problem:
+    """Independent Gaussian entries of mean 0, seen through `observe`.
+
+    The largest singular value is about scale (√n + √m), of a symmetric D about 2 scale √n.
+
+    Source: Geman 1980, A limit theorem for the norm of random matrices; for a symmetric D Füredi,
+    Komlós 1981, The eigenvalues of random symmetric matrices.
+
+    Args:
+        n: rows.
+        m: columns.
+        scale: standard deviation of an entry.
+        symmetric: whether D is (G + Gᵀ)/√2 of such a G, whose diagonal has the deviation √2 scale.
+
+    Raises:
+        Refused: a symmetric D with n ≠ m, a matrix that cannot fit into memory, or a key that
+            `observe` refuses.
+    """
+    _refuse_oblong(n, m, symmetric)
+    refuse_large_array((n, m), "problem=gaussian", hint="allowed are smaller n and m")
+    G = standard_normal((n, m), stream("problem data", observation["seed"]))
+    D = scale * ((G + G.mT) / math.sqrt(2) if symmetric else G)
+    seen = observe(D, generated=True, **observation)
+    return replace(seen, draws={"data": hash_tensors(G)} | seen.draws)
+
+
+def _refuse_oblong(n: int, m: int, symmetric: bool) -> None:
+    if symmetric and n != m:
+        raise Refused(f"problem.symmetric=true with problem.n={n}, problem.m={m}: must be square")
 
 
 def digits(**observation: Unpack[ObservationKeys]) -> Problem:

@@ -138,7 +138,11 @@ READING = {  # as the file says
 
 FILE = READING | {"variable": None, "unlisted": "zero", "truth": False} | OBSERVATION
 
-SYNTHETIC = {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0} | OBSERVATION
+SYNTHETIC = (
+    {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0}
+    | {"basis": "random", "symmetric": False}
+    | OBSERVATION
+)
 
 PROBLEMS = {
     "exact": {},
@@ -163,6 +167,9 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "notebook": lambda folder: mfgd.problem.notebook(),
     "synthetic": lambda folder: mfgd.problem.synthetic(
         **SYNTHETIC | {"observed": 0.6, "heldout": 0.2}
+    ),
+    "gaussian": lambda folder: mfgd.problem.gaussian(
+        n=N, m=M, scale=2.0, symmetric=False, **OBSERVATION
     ),
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,

@@ -138,9 +138,47 @@ def test_singular_vectors_favour_no_direction():
     assert (D - D.mT).norm() > 0.5
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_in_the_basis_of_the_identity_the_spectrum_is_the_diagonal(shape):
+    n, m = shape
+    given = synthetic(n=n, m=m, spectrum=[1.0, 3.0, 2.0], basis="identity")
+    assert_array_equal(given.D, np.diag([3.0, 2.0, 1.0, 0, 0, 0])[:n, :m])
+    assert given.draws == synthetic(n=n, m=m, spectrum=[3.0, 2.0, 1.0], basis="identity").draws
+
+
+def test_a_symmetric_problem_has_its_spectrum_as_eigenvalues():
+    D = synthetic(n=20, m=20, spectrum=[3.0, 1.0, 0.5], symmetric=True).D
+    assert_allclose(D, D.mT, atol=1e-15)
+    assert_allclose(np.linalg.eigvalsh(D)[::-1], [3.0, 1.0, 0.5, *[0] * 17], atol=1e-14)
+
+
+def test_gaussian_entries_have_their_distribution():
+    # The edge of the spectrum: Geman 1980. Its fluctuations are of order n^(-2/3) of it.
+    n, m = 600, 400
+    given = problem.gaussian(n=n, m=m, scale=0.5, symmetric=False, **OBSERVATION)
+    assert abs(given.D.mean()) < 4 * 0.5 / np.sqrt(n * m)
+    assert given.D.std() == pytest.approx(0.5, rel=4 / np.sqrt(2 * n * m))
+    assert given.spectrum[0] == pytest.approx(0.5 * (np.sqrt(n) + np.sqrt(m)), rel=0.03)
+    assert given.spectrum[-1] == pytest.approx(0.5 * (np.sqrt(n) - np.sqrt(m)), rel=0.1)
+
+
+def test_a_symmetric_gaussian_matrix_is_of_the_orthogonal_ensemble():
+    D = problem.gaussian(n=500, m=500, scale=2.0, symmetric=True, **OBSERVATION).D.numpy()
+    assert_array_equal(D, D.T)
+    assert np.tril(D, -1)[np.tril_indices(500, -1)].std() == pytest.approx(2, rel=0.01)
+    assert np.diag(D).std() == pytest.approx(2 * np.sqrt(2), rel=0.15)
+    eigenvalues = np.linalg.eigvalsh(D)
+    assert eigenvalues[-1] == pytest.approx(2 * 2 * np.sqrt(500), rel=0.03)
+    assert eigenvalues[0] == pytest.approx(-2 * 2 * np.sqrt(500), rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
+        (
+            {"symmetric": True},
+            r"problem\.symmetric=true with problem\.n=30, problem\.m=20: must be sq",
+        ),
         ({"condition": 0.5}, r"problem\.condition=0\.5: must be at least 1"),
         ({"rank": 21}, r"problem\.rank=21: must be between 1 and min\(n, m\) = 20"),
         ({"spectrum": [1.0] * 21}, r"problem\.spectrum of length 21"),
