@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from omegaconf import OmegaConf
 
 from mfgd import config, metrics, oracles
+from mfgd.types import Entry
 
 PAGE = Path(__file__).with_name("README.md")
 TEMPLATE = Path(__file__).with_name("template.md")
@@ -50,7 +51,14 @@ MEASURED: Sequence[tuple[ModuleType, Sequence[str]]] = [
 ]
 """Functions that are no options of the shell line, and that the page describes as well."""
 HEAD = ["| key | value | allowed | meaning |", "|---|---|---|---|"]
-PLAIN = {bool: "`true`, `false`", int: "integer", float: "number", str: "text", NoneType: "`null`"}
+PLAIN = {
+    bool: "`true`, `false`",
+    int: "integer",
+    float: "number",
+    str: "text",
+    NoneType: "`null`",
+    Entry: "number or `null`",
+}
 SIGNS = ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤"))
 
 

@@ -62,8 +62,17 @@ class Component:
         """Returns the component's node of the resolved config."""
         node: schema.Values = {"_target_": self.target}
         for key, value in self.items:
-            node[key] = list(value) if isinstance(value, tuple) else value
+            node[key] = _thaw(value)
         return node
+
+
+def _freeze(value: Any) -> Any:
+    """A value with a tuple for every list in it, so that components can be compared and hashed."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def _thaw(value: Any) -> Any:
+    return list(map(_thaw, value)) if isinstance(value, tuple) else value
 
 
 def _load_component(name: str, target: str, items: Items) -> Component:
@@ -198,7 +207,7 @@ def _check_component(
     items: list[tuple[str, Any]] = []
     where = f" with {group}={option}" if option and function is own else ""
     for key, value in schema.check(model, given, f"{group}.", where).items():
-        items.append((key, tuple(value) if isinstance(value, list) else value))
+        items.append((key, _freeze(value)))
     # The name of a user's own option file stands for what the file says, the function too.
     from_file = own is None and "_target_" not in named
     name = option if option and (from_file or own is function) else target

@@ -26,7 +26,7 @@ from torch import Tensor
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
 from mfgd.files import read_arrays, read_or_refuse
 from mfgd.formats import load_torch
-from mfgd.matrix import real_tensor
+from mfgd.matrix import join_rows, real_tensor
 from mfgd.target import Problem
 from mfgd.types import Factors, NonNegative, Refused
 
@@ -157,6 +157,35 @@ def file(*, path: str, scale: NonNegative, ratio: NonNegative) -> Init:
                 wrong = f"{name} has entries that are not finite"
                 raise Refused(f"{source}: {wrong}; allowed are finite numbers")
         return _multiply(factors, scale, ratio)
+
+    return start
+
+
+def explicit(*, factors: list[list[list[float]]], scale: NonNegative, ratio: NonNegative) -> Init:
+    """Factors on the shell line.
+
+    Args:
+        factors: W₁ (n, k) … W_L (k, m), each row by row; at depth 2 [C, F].
+
+    Raises:
+        Refused: rows of several lengths, or other shapes than n, m, rank and depth ask for.
+    """
+
+    def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
+        depth = len(widths) - 1
+        if len(factors) != depth:
+            given = f"init.factors: {len(factors)} matrices"
+            raise Refused(f"{given}; allowed with depth={depth} are {depth}, [W1, …, W{depth}]")
+        read = []
+        for name, rows, shape in zip(factor_names(depth), factors, pairwise(widths), strict=True):
+            source = f"init.factors: {name}"
+            W = join_rows(rows, source)
+            if tuple(W.shape) != shape:
+                sizes = f"{W.shape[0]}×{W.shape[1]}"
+                needed = f"{shape[0]}×{shape[1]} with rank={widths[1]}"
+                raise Refused(f"{source} is {sizes}; allowed here is {needed}")
+            read.append(W)
+        return _multiply(read, scale, ratio)
 
     return start
 

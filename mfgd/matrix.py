@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,20 @@ def as_floats(data: Any, source: str) -> np.ndarray:
     if masked is not None:
         floats = np.where(masked, np.nan, floats)
     return floats
+
+
+def join_rows(rows: Sequence[Sequence[float | None]], source: str) -> Tensor:
+    """The matrix (n, m) of rows of numbers, with NaN for None. `source` names it.
+
+    Raises:
+        Refused: no row, or rows that are empty or of several lengths.
+    """
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1 or lengths == [0]:
+        found = f"ragged: rows of {lengths[0]} to {lengths[-1]} numbers" if lengths[1:] else "empty"
+        raise Refused(f"{source}: {found}; allowed are rows of one length, [[1, 2], [3, 4]]")
+    numbers = [[math.nan if number is None else number for number in row] for row in rows]
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def as_matrix(data: Any, source: str) -> Tensor:

@@ -18,7 +18,7 @@ from mfgd import files
 from mfgd.capacity import refuse_large_array
 from mfgd.dense import AllEntries
 from mfgd.draws import hash_tensors, orthonormal, standard_normal, stream
-from mfgd.matrix import as_matrix
+from mfgd.matrix import as_matrix, join_rows
 from mfgd.observe import (
     ObservationKeys,
     hold_out,
@@ -28,12 +28,13 @@ from mfgd.observe import (
 from mfgd.reading import Decimal, ReadingKeys
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
-from mfgd.types import Count, Positive, Refused, Seed, Share
+from mfgd.types import Count, Entry, Positive, Refused, Seed, Share
 from mfgd.whole import positions_unless_all
 
 __all__ = [
     "Problem",
     "digits",
+    "explicit",
     "file",
     "from_matrix",
     "gaussian",
@@ -163,6 +164,19 @@ def gaussian(
 def _refuse_oblong(n: int, m: int, symmetric: bool) -> None:
     if symmetric and n != m:
         raise Refused(f"problem.symmetric=true with problem.n={n}, problem.m={m}: must be square")
+
+
+def explicit(*, matrix: list[list[Entry]], **observation: Unpack[ObservationKeys]) -> Problem:
+    """A matrix on the shell line, seen through `observe`.
+
+    Args:
+        matrix: D, row by row; null or NaN is a missing entry.
+
+    Raises:
+        Refused: rows of several lengths, no observed entry, or a key that `observe` refuses.
+    """
+    source = "problem.matrix"
+    return observe(as_matrix(join_rows(matrix, source), source), **observation)
 
 
 def digits(**observation: Unpack[ObservationKeys]) -> Problem:

@@ -6,7 +6,7 @@ import inspect
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
@@ -112,10 +112,19 @@ def check(
         raise Refused(_explain(errors, model, values, prefix, where)) from None
     given = {key: getattr(checked, key) for key in model.model_fields}
     for key, value in given.items():
-        for number in value if isinstance(value, list) else [value]:
+        for number in _list_numbers(value):
             if reason := _say_what_is_lost(number):
                 raise Refused(f"{prefix}{key}={as_written(value)}: {reason}")
     return given
+
+
+def _list_numbers(value: object) -> Iterator[object]:
+    """A value, or what is in its lists."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _list_numbers(item)
+    else:
+        yield value
 
 
 def _say_what_is_lost(number: object) -> str:

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from mfgd.errors import Refused as Refused
@@ -16,3 +17,5 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
+Entry = Annotated[float | None, BeforeValidator(lambda entry: None if entry != entry else entry)]
+"""An entry of a matrix; None, as which NaN is read, if it is missing."""

@@ -112,6 +112,9 @@ INITS = {  # reference: whether a rank above min(n, m) is possible
     "balanced": Case({"scale": 0.3, "ratio": 1.0}, False),
     "spectral": Case({"scale": 0.3, "ratio": 1.0}, False),
     "identity": Case({"scale": 0.3, "ratio": 1.0}, True),
+    "explicit": Case(
+        {"factors": [[[1.0] * RANK] * N, [[2.0] * M] * RANK], "scale": 0.3, "ratio": 1.0}, True
+    ),
     "file": Case({"path": "factors.npz", "scale": 0.3, "ratio": 1.0}, True),
     "notebook": Case({}, False),
 }
@@ -167,6 +170,9 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "notebook": lambda folder: mfgd.problem.notebook(),
     "synthetic": lambda folder: mfgd.problem.synthetic(
         **SYNTHETIC | {"observed": 0.6, "heldout": 0.2}
+    ),
+    "explicit": lambda folder: mfgd.problem.explicit(
+        matrix=[[1.0, None, 3.0], [4.0, 5.0, 6.0]], **OBSERVATION
     ),
     "gaussian": lambda folder: mfgd.problem.gaussian(
         n=N, m=M, scale=2.0, symmetric=False, **OBSERVATION

@@ -279,6 +279,19 @@ def test_fingerprints_stay_what_they_were(line):
     assert composed(*line.split()).fingerprint == PRINTS[line]
 
 
+def test_explicit_matrices_are_params_and_in_the_fingerprint():
+    line = ["problem=explicit", "init=explicit", "rank=1", "init.factors=[[[1]],[[2,3]]]"]
+    nan, null, other = (
+        composed(*line, f"problem.matrix=[[1,{entry}]]") for entry in ("nan", "null", "2")
+    )
+    assert nan.params()["problem.matrix"] == [[1, None]]
+    assert nan.params()["init.factors"] == [[[1]], [[2, 3]]]
+    assert nan.fingerprint == null.fingerprint != other.fingerprint
+    assert pickle.loads(pickle.dumps(nan)) == nan
+    moved = composed(*line[:3], "init.factors=[[[1]],[[2,4]]]", "problem.matrix=[[1,nan]]")
+    assert moved.fingerprint != nan.fingerprint
+
+
 def test_a_metric_changes_the_fingerprint_and_a_figure_does_not():
     plain = composed().fingerprint
     assert composed("+metrics.a._target_=test_config.spread").fingerprint != plain
@@ -361,6 +374,21 @@ REFUSED = {
     "loss._target_=bad.f": "loss._target_=bad.f: SyntaxError: invalid syntax (bad.py, line 1)",
     "loss=squared loss.delta=3": (
         "loss.delta=3: no such key; allowed are loss.penalty, loss.reduction, loss.scale"
+    ),
+    "problem=explicit": "problem.matrix: has no value",
+    "problem=explicit problem.matrix=[[1,2],[3]]": "problem.matrix: ragged: rows of 1 to 2 numbers",
+    "problem=explicit problem.matrix=[[]]": "problem.matrix: empty; allowed are rows of one length",
+    "problem=explicit problem.matrix=[1,2]": "problem.matrix=[1, 2]: must be a list",
+    "problem=explicit problem.matrix=[[1,a]]": "problem.matrix=[[1, 'a']]: must be a number",
+    "problem=explicit problem.matrix=[[1,true]]": "problem.matrix=[[1, True]]: must be a number",
+    "problem=explicit problem.matrix=[[1,inf]]": "problem.matrix=[[1, inf]]: must be a finite",
+    "problem=explicit problem.matrix=[[nan,null]]": "problem.matrix: every entry is missing",
+    "problem=explicit problem.matrix=[[1,1e-310]]": (
+        "problem.matrix=[[1.0, 1e-310]]: mfgd rounds it to 0"
+    ),
+    "init=explicit init.factors=[[[1,nan]]]": "init.factors=[[[1, nan]]]: must be a finite number",
+    "init=explicit init.factors=[[[1]],[[1]]] rank=1": (
+        "init.factors: C is 1×1; allowed here is 3×1 with rank=1"
     ),
     "problem=notebook problem.n=3": "problem.n=3: no such key; allowed are none",
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",

@@ -15,7 +15,8 @@ from mfgd.kernel import product
 from mfgd.problem import from_matrix
 from mfgd.types import Refused
 
-DRAWN = [name for name in INITS if name not in ("file", "notebook")]
+GIVEN = ("explicit", "file", "notebook")
+DRAWN = [name for name in INITS if name not in GIVEN]
 SPLIT = ["balanced", "spectral"]
 DEPTHS = pytest.mark.parametrize("depth", [2, 3, 4])
 
@@ -139,7 +140,7 @@ def test_spectral_is_the_truncated_svd(kind, depth):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in INITS if name not in ("file", "notebook")])
+@pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("depth", [2, 3])
 def test_rank_above_the_shape(name, depth):
     if INITS[name].reference:
@@ -165,6 +166,29 @@ def test_notebook():
     ):
         with pytest.raises(Refused, match=f"^init=notebook at {wrong}"):
             mfgd.init.notebook()(mfgd.problem.notebook(), widths, torch.Generator())
+
+
+@DEPTHS
+def test_explicit_factors_are_those_given(depth):
+    given = factors(depth=depth)
+    made = start("explicit", depth=depth, factors=[W.tolist() for W in given], scale=0.5, ratio=4.0)
+    for W, V, times in zip(made, given, [*[0.5] * (depth - 1), 2.0], strict=True):
+        assert_array_equal(W, times * V.numpy())
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([[[1.0] * 3] * N], r"1 matrices; allowed with depth=2 are 2"),
+        ([[[1.0] * 3] * N, [[1.0] * 3] * M], r"F is 5×3; allowed here is 3×5 with rank=3"),
+        ([[[1.0] * 2] * N, [[1.0] * M] * 2], r"C is 7×2; allowed here is 7×3 with rank=3"),
+        ([[[1.0] * 3] * N, [[1.0] * M, [1.0]]], r"F: ragged: rows of 1 to 5 numbers"),
+        ([[], [[1.0] * M] * 3], r"C: empty"),
+    ],
+)
+def test_explicit_factors_of_other_shapes_are_refused(given, reason):
+    with pytest.raises(Refused, match=rf"^init\.factors: {reason}"):
+        start("explicit", factors=given)
 
 
 # Files

@@ -108,6 +108,19 @@ def test_what_was_read_is_printed_before_a_run_and_kept_with_it(here, tmp_path):
     assert again.inputs.dataset_inputs[0].dataset.digest == dataset.dataset.digest
 
 
+def test_matrices_of_the_shell_line_are_solved_and_tracked(here, tmp_path):
+    start, matrix = "init.factors=[[[2]],[[1]]]", "problem.matrix=[[6]],[[-6]]"
+    line = ("problem=explicit", matrix, "init=explicit", start, "rank=1", "steps=1", "lr=0.1")
+    assert here("--multirun", *line).returncode == 0
+    runs = package.load_runs().dropna(subset="parent").set_index("params.problem.matrix")
+    for d in (6.0, -6.0):
+        run = package.load_run(runs.loc[f"[[{d}]]", "run_id"])
+        # One step of (c f − d)² from c = 2, f = 1.
+        slope = 2 * (2 - d)
+        assert float(run.matrices["C"]) == pytest.approx(2 - 0.1 * slope * 1, rel=1e-15)
+        assert float(run.matrices["F"]) == pytest.approx(1 - 0.1 * slope * 2, rel=1e-15)
+
+
 def test_a_mask_does_not_make_placeholders_the_truth(here, tmp_path):
     (tmp_path / "z.csv").write_text("1,2\n3,0\n")
     line = ("problem=file", "problem.path=z.csv", "problem.mask=z.csv", "rank=1", "lr=0.02")

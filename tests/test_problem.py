@@ -91,6 +91,15 @@ def test_notebook_has_the_printed_matrix():
     assert_array_equal(problem.notebook().D, printed)
 
 
+def test_an_explicit_matrix_is_the_one_given():
+    rows = [[None if np.isnan(x) else x for x in row] for row in TABLE.tolist()]
+    given = problem.explicit(matrix=rows, **OBSERVATION)
+    assert_array_equal(np.where(mask_of(given) == 1, given.D, NAN), TABLE)
+    whole = problem.explicit(matrix=TABLE[:, [0, 2]].tolist(), **OBSERVATION)
+    assert_array_equal(whole.D, TABLE[:, [0, 2]])
+    assert_allclose(whole.spectrum, np.linalg.svd(TABLE[:, [0, 2]])[1], rtol=1e-14)
+
+
 def test_held_out_ratings(tmp_path):
     def ratings(**keys) -> problem.Problem:
         return problem.ratings(path=str(tmp_path / "u.data"), heldout=0.25, **READING, **keys)

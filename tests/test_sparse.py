@@ -250,7 +250,7 @@ def test_spectral_start(rank):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in INITS if name not in ("file", "notebook", "spectral")]
+    "name", [name for name in INITS if name not in ("explicit", "file", "notebook", "spectral")]
 )
 def test_other_starts_are_the_same(name):
     starts = [
