@@ -111,6 +111,7 @@ INITS = {  # reference: whether a rank above min(n, m) is possible
     "orthogonal": Case({"scale": 0.3, "ratio": 1.0}, False),
     "balanced": Case({"scale": 0.3, "ratio": 1.0}, False),
     "spectral": Case({"scale": 0.3, "ratio": 1.0}, False),
+    "sketch": Case({"power": 1, "scale": 0.3, "ratio": 1.0}, True),
     "identity": Case({"scale": 0.3, "ratio": 1.0}, True),
     "explicit": Case(
         {"factors": [[[1.0] * RANK] * N, [[2.0] * M] * RANK], "scale": 0.3, "ratio": 1.0}, True

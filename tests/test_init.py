@@ -8,6 +8,7 @@ import torch
 from cases import INITS, PROBLEMS, M, N, factors, mask_of, options, problem
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
+from scipy.linalg import subspace_angles
 
 import mfgd
 from mfgd.draws import stream
@@ -18,6 +19,8 @@ from mfgd.types import Refused
 GIVEN = ("explicit", "file", "notebook")
 DRAWN = [name for name in INITS if name not in GIVEN]
 SPLIT = ["balanced", "spectral"]
+TWO_ALONE = ("sketch",)
+DEEP = [name for name in DRAWN if name not in TWO_ALONE]
 DEPTHS = pytest.mark.parametrize("depth", [2, 3, 4])
 
 
@@ -37,7 +40,7 @@ def test_every_option_is_a_case():
     assert options("init") == set(INITS)
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("depth", [2, 3])
 def test_shapes_and_dtype(name, kind, depth):
@@ -46,7 +49,7 @@ def test_shapes_and_dtype(name, kind, depth):
     assert {W.dtype for W in made} == {torch.float64}
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", DEEP)
 @DEPTHS
 def test_scale_multiplies_one_draw(name, depth):
     # A power of two, so that rounding cannot excuse a difference.
@@ -56,7 +59,7 @@ def test_scale_multiplies_one_draw(name, depth):
         assert_array_equal(0.125 * W, V)
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("ratio", [0.0, 0.125, 8.0])
 @DEPTHS
 def test_ratio_multiplies_the_last_factor_of_one_draw(name, depth, ratio):
@@ -66,7 +69,7 @@ def test_ratio_multiplies_the_last_factor_of_one_draw(name, depth, ratio):
     assert_array_equal(ratio * last, scaled)
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", DEEP)
 @DEPTHS
 def test_a_start_that_no_gradient_leaves_is_refused(name, depth):
     with pytest.raises(Refused, match=r"^init\.scale=0 with .*two factors or more are 0"):
@@ -140,7 +143,7 @@ def test_spectral_is_the_truncated_svd(kind, depth):
     )
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("depth", [2, 3])
 def test_rank_above_the_shape(name, depth):
     if INITS[name].reference:
@@ -166,6 +169,49 @@ def test_notebook():
     ):
         with pytest.raises(Refused, match=f"^init=notebook at {wrong}"):
             mfgd.init.notebook()(mfgd.problem.notebook(), widths, torch.Generator())
+
+
+def draw_sketch(kind: str, seed: int = 0, **keys):
+    """C, F, D over the share of observed entries, and what NumPy makes of the same numbers."""
+    C, F = start("sketch", kind, 2, seed=seed, **{"scale": 1.0, "ratio": 1.0} | keys)
+    given, numbers = problem(kind), stream("init", seed)
+    D = given.D.numpy() * (N * M / float(given.count))
+    phi = torch.randn((M, 2), generator=numbers, dtype=torch.float64).numpy() / np.sqrt(2)
+    psi = torch.randn((2, M), generator=numbers, dtype=torch.float64).numpy() / np.sqrt(M)
+    return C.numpy(), F.numpy(), D, phi, psi
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize("power", [0, 1, 3])
+def test_sketch_is_its_formula(kind, power):
+    C, F, D, phi, psi = draw_sketch(kind, power=power, scale=0.5, ratio=0.25)
+    turned = np.linalg.matrix_power(D @ D.T / np.linalg.norm(D, 2) ** 2, power)
+    assert_allclose(C, 0.5 * turned @ D @ phi, rtol=1e-12, atol=1e-13)
+    assert_allclose(F, 0.125 * psi, rtol=1e-14)
+
+
+def test_a_sketch_has_the_gram_matrix_of_its_data_on_average():
+    # E ΦΦᵀ = I, so that E CCᵀ = DDᵀ.
+    draws = [draw_sketch("full", seed, power=0) for seed in range(3000)]
+    D = draws[0][2]
+    mean = np.mean([C @ C.T for C, *_ in draws], 0)
+    assert_allclose(mean, D @ D.T, atol=0.1 * np.linalg.norm(D @ D.T))
+
+
+def test_the_power_turns_a_sketch_to_the_leading_singular_vectors():
+    D = problem("full").D.numpy()
+    U, sigma, _ = np.linalg.svd(D)
+    angles = [
+        subspace_angles(draw_sketch("full", power=power)[0], U[:, :2]).max() for power in (0, 5, 10)
+    ]
+    # Each step multiplies what is outside by (σ₃/σ₂)² at least.
+    assert angles[0] > 0.1
+    assert np.tan(angles[2]) < 2 * np.tan(angles[1]) * (sigma[2] / sigma[1]) ** 10
+
+
+def test_a_sketch_is_of_two_factors():
+    with pytest.raises(Refused, match=r"^init=sketch at depth=3: allowed is depth=2"):
+        start("sketch", depth=3)
 
 
 @DEPTHS

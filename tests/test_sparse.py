@@ -249,9 +249,19 @@ def test_spectral_start(rank):
     assert_allclose(made[0].mT @ made[0], made[1] @ made[1].mT, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in INITS if name not in ("explicit", "file", "notebook", "spectral")]
-)
+def test_sketch_start():
+    starts = [
+        init.sketch(power=2, scale=0.5, ratio=1.0)(p, (N, 3, M), draws.stream("init", 0))
+        for p in twins()
+    ]
+    for made, expected in zip(*starts, strict=True):
+        assert_allclose(made, expected, atol=1e-12)
+
+
+APART = ("explicit", "file", "notebook", "sketch", "spectral")
+
+
+@pytest.mark.parametrize("name", [name for name in INITS if name not in APART])
 def test_other_starts_are_the_same(name):
     starts = [
         getattr(init, name)(**INITS[name].keys)(p, (N, 3, M), draws.stream("init", 0))
