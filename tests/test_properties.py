@@ -143,7 +143,7 @@ def runs(draw):
         problem=problem,
         loss=option("loss", loss, **keys),
         optimizer=option("optimizer", optimizer, **cases.OPTIMIZERS[optimizer].keys | moves),
-        init=option("init", "uniform", scale=float(np.sqrt(abs(D).max())) or 1.0),
+        init=option("init", "uniform", scale=float(np.sqrt(abs(D).max())) or 1.0, ratio=1.0),
         rank=draw(st.integers(1, 7)),
         dtype=dtype,
         depth=2 if optimizer in cases.PAIRS else draw(st.integers(2, 3)),
