@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd import interrupts, lanczos, metrics, oracles, pace, theory
+from mfgd import interrupts, metrics, oracles, pace, theory
 from mfgd.checkpoint import PATIENCE, Checkpoint
 from mfgd.component import build_component
 from mfgd.config import Component, Point
@@ -24,11 +24,12 @@ from mfgd.limits import least_possible_loss, refuse_out_of_range
 from mfgd.method import Method
 from mfgd.objective import Objective
 from mfgd.problem import from_matrix
+from mfgd.rates import share_rates, unit_of_rate
 from mfgd.record import Row, follow
 from mfgd.schedule import first_rates, multiply_rates
 from mfgd.spectra import Triplets
 from mfgd.target import Problem
-from mfgd.types import Factors, Refused
+from mfgd.types import Factors
 from mfgd.verdict import Setting
 
 
@@ -91,11 +92,15 @@ class Batch:
 
         rates = self._rates()
         checkpoint.constants = [optimum, *rates]
+        lr = multiply_rates(first_rates(rates), self._build("schedule"), first.steps)
+        if not all(point.equal_shares for point in self.points):
+            shares = zip(*(point.shares for point in self.points), strict=True)
+            lr = share_rates(lr, [self._column(each) for each in shares])
         states = descent(
             objective,
             self._build("optimizer"),
             self._stack_starts(),
-            lr=multiply_rates(first_rates(rates), self._build("schedule"), first.steps),
+            lr=lr,
             records=records.steps,
             divergence=self._numbers([point.divergence for point in self.points]),
             reached=reached,
@@ -170,7 +175,8 @@ class Batch:
         row.values["lr_absolute"] = lr
         if point.diagnostics != "basic":
             _add_dynamics(row, point, problem)
-        if "sharpness" in row.trajectory and optimizer.method is Method.GRADIENT and constant:
+        plain = optimizer.method is Method.GRADIENT and point.equal_shares
+        if "sharpness" in row.trajectory and plain and constant:
             row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / lr)
         for kind, digest in problem.draws.items():
             row.tags[f"draw.{kind}"] = digest
@@ -181,6 +187,7 @@ class Batch:
             start=start,
             optimizer=optimizer,
             lr=lr if constant else math.nan,
+            shares=point.shares,
             tolerance=point.tolerance,
             optimum=self.optima[b],
         )
@@ -258,21 +265,3 @@ def _hash_start(point: Point, problem: Problem, start: Factors) -> str:
             _HASHES.clear()
         _HASHES[key] = hash_tensors(*_draw_factors(unscaled, problem, *draw))
     return _HASHES[key]
-
-
-def unit_of_rate(point: Point, problem: Problem, start: Factors) -> float:
-    """The number that multiplies the given learning rate, for its ``lr_unit``.
-
-    Raises:
-        Refused: the unit is not a positive number for this loss.
-    """
-    if point.lr_unit == "absolute":
-        return 1.0
-    if point.lr_unit == "sigma1":
-        unit = theory.rate_unit(problem, point.loss(), point.depth)
-    else:
-        unit = 2 / float(lanczos.sharpness(Objective(problem, point.loss()), start))
-    if not 0 < unit < math.inf:
-        setting = f"lr_unit={point.lr_unit} with loss={point.loss.name}"
-        raise Refused(f"{setting}: there is no such rate; allowed is lr_unit=absolute")
-    return unit

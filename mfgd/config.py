@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,7 @@ class Scalars(BaseModel):
     rank: Count
     lr: Positive | Annotated[list[Positive], MinLen(1)]
     lr_unit: Literal["absolute", "sigma1", "sharpness"]
+    lr_ratio: Positive | Annotated[list[Positive], MinLen(1)]
     steps: Count
     tolerance: NonNegative
     divergence: Annotated[float, Gt(1)]
@@ -75,6 +77,8 @@ class Point:
     lr: tuple[float, ...]
     """The rates of the first steps; the last rate holds from there on."""
     lr_unit: str
+    shares: tuple[float, ...]
+    """The rate of each factor over that of the first."""
     steps: int
     tolerance: float
     divergence: float
@@ -112,6 +116,22 @@ class Point:
     """Groups and keys that are `SEED`: they move from replicate to replicate."""
     label: Label | None = field(default=None, compare=False)
     """How the run is shown within its sweep; None of a single run."""
+
+    @property
+    def lr_ratio(self) -> float | list[float]:
+        """The key: the last of the shares, or a list of all but the first."""
+        _, *between, last = self.shares
+        return last if all(share == 1 for share in between) else [*between, last]
+
+    @property
+    def mean_share(self) -> float:
+        """The geometric mean of the shares."""
+        return math.prod(self.shares) ** (1 / len(self.shares))
+
+    @property
+    def equal_shares(self) -> bool:
+        """Whether all factors have one rate."""
+        return all(share == 1 for share in self.shares)
 
     @property
     def resolved(self) -> schema.Values:
@@ -156,6 +176,8 @@ class Point:
         content = self.resolved
         for key in ("tracking", "figures", "batch_bytes", "workers"):
             content.pop(key, None)
+        if self.equal_shares:
+            del content["lr_ratio"]  # it came later
         for group, keys in UNTOLD_OF_OPTIONS.items():
             for key, usual in keys.items():
                 if content[group].get(key) == usual:
@@ -204,7 +226,12 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
     if not devices.is_allowed(scalars["device"], job.hydra.launcher.get("engine")):
         allowed = ", ".join(devices.list_devices())
         raise Refused(f"device={scalars['device']}: allowed here are {allowed}")
-    lr = scalars.pop("lr")
+    lr, ratio, depth = scalars.pop("lr"), scalars.pop("lr_ratio"), scalars["depth"]
+    between = [1.0] * (depth - 2)
+    shares = (1.0, *(ratio if isinstance(ratio, list) else [*between, ratio]))
+    if len(shares) != depth:
+        allowed = f"allowed with depth={depth} are a number, and a list of {depth - 1}"
+        raise Refused(f"lr_ratio={ratio}: {allowed}")
     scalars["dtype"] = getattr(torch, scalars["dtype"])
     if scalars["success"] is not None and scalars["replicates"] == 1:
         raise Refused("success: is of replicates; allowed with replicates=2 or more")
@@ -226,6 +253,7 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
         **scalars,
         **components,
         lr=rates,
+        shares=shares,
         experiment=job.choices.get("experiment"),
         overrides=overrides,
         flags=flags,

@@ -18,6 +18,8 @@ Source: Golub, Van Loan 2013, Matrix computations, section 10.1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,12 @@ EXHAUSTED = 1e-12
 """A w in (3) that is shorter than this, relative to the largest |αᵢ|, is rounding."""
 
 
-def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> Tensor:
+def sharpness(
+    objective: Objective,
+    factors: Factors,
+    iterations: int = 100,
+    shares: Sequence[float] | None = None,
+) -> Tensor:
     """The largest eigenvalue of the Hessian of the objective, (*,), by Lanczos iterations.
 
     The value of a run does not depend on the other runs of its batch; it is NaN if the run is not
@@ -45,7 +52,10 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
         objective: the function.
         factors: where its Hessian is taken, W₁ (*, n, k) … W_L (*, k, m).
         iterations: the most iterations; there are at most as many as parameters.
+        shares: s₁ … s_L: the Hessian is that with respect to the factors W_l/√s_l, in which rates
+            lr s_l of the factors W_l are one rate lr; None: all are 1.
     """
+    roots = None if shares is None else [share**0.5 for share in shares]
     lead = factors[0].shape[:-2]
     size = sum(W.shape[-2:].numel() for W in factors)
     steps = min(iterations, size)
@@ -56,7 +66,7 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
     largest = v.new_full(lead, torch.nan)
     settled = torch.zeros(lead, dtype=torch.bool, device=v.device)
     for i in range(steps):
-        u = _hessian_times(objective, factors, v) - beta[..., None] * previous  # (1)
+        u = _hessian_times(objective, factors, v, roots) - beta[..., None] * previous  # (1)
         T[..., i, i] = (u * v).sum(-1)  # (2)
         w = u - T[..., i, i, None] * v  # (3)
         # In double precision: the squares of small numbers vanish in single precision.
@@ -76,12 +86,20 @@ def sharpness(objective: Objective, factors: Factors, iterations: int = 100) -> 
     return largest
 
 
-def _hessian_times(objective: Objective, factors: Factors, v: Tensor) -> Tensor:
-    """H v for v (*, size), the entries of all factors in a row."""
+def _hessian_times(
+    objective: Objective, factors: Factors, v: Tensor, roots: Sequence[float] | None
+) -> Tensor:
+    """H v for v (*, size), the entries of all factors in a row; S H S v for the diagonal S that has
+    a root for each factor."""
     shapes = [W.shape for W in factors]
     parts = torch.split(v, [shape[-2:].numel() for shape in shapes], dim=-1)
     direction = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-    return torch.cat([H.flatten(-2) for H in objective.hessian(factors, direction)], dim=-1)
+    if roots is not None:
+        direction = tuple(root * V for root, V in zip(roots, direction, strict=True))
+    found = objective.hessian(factors, direction)
+    if roots is not None:
+        found = tuple(root * H for root, H in zip(roots, found, strict=True))
+    return torch.cat([H.flatten(-2) for H in found], dim=-1)
 
 
 def _largest_ritz_value(T: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

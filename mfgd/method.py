@@ -17,6 +17,8 @@ Memory = Any
 """What a method carries from step to step; each method has its own type."""
 Rate = float | Tensor
 """A learning rate: a number, or a column (*, 1, 1)."""
+Shared = Rate | tuple[Rate, ...]
+"""A rate for all factors, or one for each."""
 
 
 class Method(Enum):
@@ -55,6 +57,8 @@ class Optimizer(NamedTuple):
     undefined: Callable[[Memory], Tensor | bool] = _always_defined
     """memory → whether each run has come to factors at which the method is not defined, (*,). Such
     a run stays at the last factors at which it was defined."""
+    by_factor: bool = False
+    """Whether ``lr`` may be a tuple with a rate for each factor."""
 
 
 def forget(factors: Factors, streams: Streams) -> None:
@@ -78,28 +82,29 @@ def step_by_factor(
     """
 
     def step_all(
-        objective: Objective, factors: Factors, memory: list[Memory], lr: Rate
+        objective: Objective, factors: Factors, memory: list[Memory], lr: Shared
     ) -> tuple[Factors, list[Memory]]:
         # Few lines: a few lines of Python take as long as a step of small matrices.
         found = list(map(direction, objective.gradient(factors), memory))
-        moved = [descend(W, H, lr) for W, (H, _) in zip(factors, found, strict=True)]
+        rates = lr if isinstance(lr, tuple) else (lr,) * len(factors)
+        moved = [descend(W, H, rate) for W, (H, _), rate in zip(factors, found, rates, strict=True)]
         return tuple(moved), [kept for _, kept in found]
 
     def step_in_turn(
-        objective: Objective, factors: Factors, memory: list[Memory], lr: Rate
+        objective: Objective, factors: Factors, memory: list[Memory], lr: Shared
     ) -> tuple[Factors, list[Memory]]:
         moved, memory = list(factors), list(memory)
         for level in range(len(moved)):
             (G,) = objective.gradient(tuple(moved), level)
             H, memory[level] = direction(G, memory[level])
-            moved[level] = descend(moved[level], H, lr)
+            moved[level] = descend(moved[level], H, rate_of(lr, level))
         return tuple(moved), memory
 
     def init(factors: Factors, streams: Streams) -> list[Memory]:
         return [remember(W) for W in factors]
 
     step = step_in_turn if alternating else step_all
-    return Optimizer(init, step, method=method, simultaneous=not alternating)
+    return Optimizer(init, step, method=method, simultaneous=not alternating, by_factor=True)
 
 
 def step_by_all_factors(
@@ -125,18 +130,23 @@ def step_by_all_factors(
         return torch.zeros(factors[0].shape[:-2], dtype=torch.bool, device=factors[0].device)
 
     def step(
-        objective: Objective, factors: Factors, memory: Tensor, lr: Rate
+        objective: Objective, factors: Factors, memory: Tensor, lr: Shared
     ) -> tuple[Factors, Tensor]:
         moved, undefined = list(factors), memory
         for levels, gradients in _take_turns(objective, moved, alternating):
             found, singular = directions(objective, tuple(moved), levels, gradients)
             undefined = undefined | singular
             for level, H in zip(levels, found, strict=True):
-                moved[level] = descend(moved[level], H, lr)
+                moved[level] = descend(moved[level], H, rate_of(lr, level))
         return choose_runs(undefined, factors, tuple(moved)), undefined
 
     return Optimizer(
-        init, step, method=method, simultaneous=not alternating, undefined=lambda memory: memory
+        init,
+        step,
+        method=method,
+        simultaneous=not alternating,
+        undefined=lambda memory: memory,
+        by_factor=True,
     )
 
 
@@ -155,6 +165,11 @@ def _take_turns(
         return
     for level in range(len(factors)):
         yield (level,), objective.gradient(tuple(factors), level)
+
+
+def rate_of(lr: Shared, level: int) -> Rate:
+    """The rate of the factor at a level, from 0 on."""
+    return lr[level] if isinstance(lr, tuple) else lr
 
 
 def descend(W: Tensor, H: Tensor, lr: Rate) -> Tensor:

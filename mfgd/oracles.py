@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mfgd.record import Row
 from mfgd.spectra import Triplets
-from mfgd.theory import rate_limit
 from mfgd.types import Factors
 from mfgd.verdict import CLOSE, Answer, Setting
 
@@ -191,8 +190,8 @@ def stability(setting: Setting, row: Row) -> Answer | None:
     without penalty, gradient descent at one rate, and a start that is not the answer. The deviation
     is lr over the limit − 1 if a run above the limit reached the answer, else 0.
     """
-    limit = rate_limit(setting.problem, setting.loss, len(setting.start))
-    if not (setting.is_gradient_descent and limit > 0):
+    limit = setting.rate_limit
+    if not (setting.is_shared_gradient_descent and limit > 0):
         return None
     enough = setting.closeness(row)
     reached = abs(setting.excess(row)) <= enough
@@ -279,8 +278,8 @@ def judge(setting: Setting, row: Row) -> None:
     Nothing agrees with a loss that no arithmetic can give.
     """
     impossible = setting.is_impossible(row)
-    limit = rate_limit(setting.problem, setting.loss, len(setting.start))
-    if setting.is_gradient_descent and limit > 0:
+    limit = setting.rate_limit
+    if setting.is_shared_gradient_descent and limit > 0:
         row.values["lr_limit"] = limit
     for name, oracle in ORACLES.items():
         answer = oracle(setting, row)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mfgd import theory
-from mfgd.batch import draw_start, load_problem, unit_of_rate
+from mfgd.batch import draw_start, load_problem
 from mfgd.component import batch_identity
 from mfgd.config import Component, Point
 from mfgd.demand import count_runs, refuse_vast_batches, refuse_vast_run
@@ -17,6 +17,7 @@ from mfgd.limits import refuse_out_of_range
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
+from mfgd.rates import refuse_shares, unit_of_rate
 from mfgd.replicates import refuse_unknown_success
 from mfgd.terminal import say, warn
 from mfgd.types import Refused
@@ -104,6 +105,7 @@ def _refuse_early(point: Point) -> float:
     for name, _ in point.metrics:
         refuse_built_in(name)
     try:
+        refuse_shares(point)
         problem = load_problem(point.problem)
         refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
         demand = refuse_vast_run(point, problem, point.record()(point.steps))
@@ -161,7 +163,7 @@ def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
             limited[kind] = _has_limit(point)
         if point.lr_unit == "sharpness" or not limited[kind]:
             continue
-        key = drop_seed(point.problem), point.loss, point.depth, point.lr_unit
+        key = drop_seed(point.problem), point.loss, point.shares, point.lr_unit
         if key not in limits:
             limits[key] = _limit(point)
         if point.lr[-1] > limits[key]:
@@ -197,9 +199,9 @@ def _limit(point: Point) -> float:
     """The largest stable rate in the unit of the given rate, NaN if theory does not know it."""
     try:
         problem, loss = load_problem(point.problem), point.loss()
-        limit = theory.rate_limit(problem, loss, point.depth)
+        limit = theory.rate_limit(problem, loss, point.depth, point.mean_share)
         if point.lr_unit == "sigma1":
-            return limit / theory.rate_unit(problem, loss, point.depth)
+            return limit / theory.rate_unit(problem, loss, point.depth, point.mean_share)
     except Exception:
         # What fails here fails again, if it matters, when the run is solved, and fails that run
         # alone.

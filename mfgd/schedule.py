@@ -7,13 +7,13 @@ the rate does not change.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Gt, Le
 from torch import Tensor
 
-Rates = Callable[[int], float | Tensor]
-"""Number of steps done → the learning rate of the next step."""
+Rates = Callable[[int], Any]
+"""Number of steps done → the learning rate of the next step, or a tuple of one for each factor."""
 Schedule = Callable[[int, int], float | Tensor] | None
 """(number of steps done, budget) → what multiplies the rate."""
 

@@ -65,7 +65,7 @@ def curvature(problem: Problem, loss: Loss) -> float:
     return second * (loss.scale / size if loss.reduction == "mean" else loss.scale * share)
 
 
-def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
+def rate_unit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0) -> float:
     """2/(c L σ₁^{2−2/L}), 1/(c σ₁) at depth 2: gradient descent is stable at the balanced answer up
     to this rate.
 
@@ -74,18 +74,29 @@ def rate_unit(problem: Problem, loss: Loss, depth: int) -> float:
     Unique properties of flat minima in deep networks). c is the `curvature`, L the depth, σ₁ the
     largest singular value of D; if D is incomplete, that of the observed matrix over the share of
     observed entries. NaN if c is unknown, infinite if D is 0.
+
+    Rates lr s_l of their own for the factors are one rate for the factors W_l/√s_l, whose product
+    is W₁…W_L/√(s₁⋯s_L): the limit is divided by the geometric mean of the shares s_l.
+
+    Args:
+        problem: of one run.
+        loss: with plain numbers.
+        depth: L.
+        mean_share: (s₁⋯s_L)^{1/L}.
     """
     share = float(problem.count) / math.prod(problem.shape)
     sharpness = (
         curvature(problem, loss) * depth * (problem.top_singular_value / share) ** (2 - 2 / depth)
     )
-    return 2 / sharpness if sharpness != 0 else math.inf
+    return 2 / (sharpness * mean_share) if sharpness != 0 else math.inf
 
 
-def rate_limit(problem: Problem, loss: Loss, depth: int) -> float:
+def rate_limit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0) -> float:
     """The rate above which gradient descent converges to no minimizer; NaN if theory does not know
     it.
 
     It is `rate_unit` for the squared loss of a complete D without penalty.
     """
-    return rate_unit(problem, loss, depth) if is_quadratic(problem, loss) else math.nan
+    if not is_quadratic(problem, loss):
+        return math.nan
+    return rate_unit(problem, loss, depth, mean_share)

@@ -14,7 +14,7 @@ from mfgd.loss import Loss
 from mfgd.method import Method, Optimizer
 from mfgd.record import Row
 from mfgd.target import Problem
-from mfgd.theory import curvature, is_quadratic
+from mfgd.theory import curvature, is_quadratic, rate_limit
 from mfgd.types import Factors
 
 CLOSE = 1e-6
@@ -35,6 +35,8 @@ class Setting(NamedTuple):
     tolerance: float
     optimum: float
     """The least value of the objective; NaN if unknown."""
+    shares: tuple[float, ...]
+    """The rate of each factor over that of the first."""
 
     @property
     def rank(self) -> int:
@@ -49,12 +51,28 @@ class Setting(NamedTuple):
     @property
     def is_gradient_descent(self) -> bool:
         """Whether this is gradient descent at one rate, with all factors moving at once."""
+        return self.is_shared_gradient_descent and self.has_equal_shares
+
+    @property
+    def is_shared_gradient_descent(self) -> bool:
+        """Whether this is gradient descent at a rate of each factor that stays as it is."""
         return self._has_method(Method.GRADIENT)
+
+    @property
+    def has_equal_shares(self) -> bool:
+        """Whether all factors have one rate."""
+        return all(share == 1 for share in self.shares)
+
+    @property
+    def rate_limit(self) -> float:
+        """`mfgd.theory.rate_limit`, of the rate of the first factor."""
+        mean = math.prod(self.shares) ** (1 / len(self.shares))
+        return rate_limit(self.problem, self.loss, len(self.start), mean)
 
     @property
     def is_scaled_gradient_descent(self) -> bool:
         """Whether this is scaled gradient descent at one rate, undamped, all factors at once."""
-        return self._has_method(Method.PRECONDITIONED)
+        return self._has_method(Method.PRECONDITIONED) and self.has_equal_shares
 
     def _has_method(self, method: Method) -> bool:
         chosen = self.optimizer

@@ -219,6 +219,25 @@ def test_rates_in_units_of_sigma1_mean_the_same_at_any_loss_scale_and_data():
         assert error == pytest.approx(errors[0], rel=1e-9, abs=1e-15)
 
 
+def test_a_ratio_of_rates_is_the_same_alone_and_beside_others():
+    line = "loss.scale=0.5 init=normal init.scale=0.3 steps=20 lr_unit=sigma1 lr=0.3"
+    points = grid(line, f"{line} lr_ratio=4", f"{line} lr_ratio=9", f"{line} lr_ratio=[4]")
+    rows = solve(points)
+    for point, row in zip(points, rows, strict=True):
+        (alone,) = solve([point])
+        assert all(torch.equal(*pair) for pair in zip(row.factors, alone.factors, strict=True))
+        # σ₁ = 1: the limit of lr is 1/√ratio, that of a rate for the factors F/√ratio.
+        assert row.values["lr_absolute"] == pytest.approx(0.3 / point.shares[1] ** 0.5, rel=1e-12)
+        assert row.values["lr_limit"] == pytest.approx(1 / point.shares[1] ** 0.5, rel=1e-12)
+    assert torch.equal(rows[1].factors[0], rows[3].factors[0])
+    above, below = grid(f"{line} lr_ratio=4 lr=1.01", f"{line} lr_ratio=4 lr=0.99")
+    assert plan.find_unstable([above, below]) == ([above], pytest.approx(1))
+    above, below = (
+        replace(point, lr_unit="absolute", lr=(lr,)) for point, lr in ((above, 0.51), (below, 0.49))
+    )
+    assert plan.find_unstable([above, below]) == ([above], pytest.approx(0.5))
+
+
 def test_rates_in_units_of_the_sharpness_at_the_start():
     (row,) = solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
     assert row.values["lr_absolute"] == pytest.approx(

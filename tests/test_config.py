@@ -292,6 +292,15 @@ def test_explicit_matrices_are_params_and_in_the_fingerprint():
     assert moved.fingerprint != nan.fingerprint
 
 
+def test_a_ratio_of_rates_is_a_param_and_changes_the_fingerprint_if_it_is_one():
+    plain, equal, moved = composed(), composed("lr_ratio=[1]"), composed("lr_ratio=2")
+    assert plain.fingerprint == equal.fingerprint != moved.fingerprint
+    assert [point.params()["lr_ratio"] for point in (plain, equal, moved)] == [1.0, 1.0, 2.0]
+    deep = composed("depth=4", "lr_ratio=[2,3,5]")
+    assert (deep.shares, deep.params()["lr_ratio"]) == ((1.0, 2.0, 3.0, 5.0), [2.0, 3.0, 5.0])
+    assert composed("depth=4", "lr_ratio=5").shares == (1.0, 1.0, 1.0, 5.0)
+
+
 def test_a_metric_changes_the_fingerprint_and_a_figure_does_not():
     plain = composed().fingerprint
     assert composed("+metrics.a._target_=test_config.spread").fingerprint != plain
@@ -419,6 +428,9 @@ REFUSED = {
     "loss=huber loss.delta=1e39 dtype=float32": (
         "loss.delta=1e+39 with dtype=float32: is infinite there; allowed are"
     ),
+    "lr_ratio=0": "lr_ratio=0: must be greater than 0",
+    "lr_ratio=[1,2]": "lr_ratio=[1.0, 2.0]: allowed with depth=2 are a number, and a list of 1",
+    "lr_ratio=2 optimizer=als": "lr_ratio=2.0 with optimizer=als: this method has no rate for each",
     "lr=1e400": "lr=inf: must be a finite number",
     "steps=1e400": "steps=inf: must be an integer",
     "rank=1000000000000000000000000000000": "rank=1000000000000000000000000000000: must be within",

@@ -84,6 +84,42 @@ def test_trajectory_is_torch_s(name, batch, depth, alternating):
     assert_allclose(ours, torch.stack(theirs), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["gd", "momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("shares", [(1.0, 8.0), (1.0, 0.25, 3.0)])
+def test_factors_with_rates_of_their_own_are_torch_s_parameter_groups(name, shares):
+    given, start = problem("full"), factors(depth=len(shares))
+    records, rates = range(31), tuple(0.002 * share for share in shares)
+    states = descent(
+        Objective(given, HALF), optimizer(name), start, lr=lambda step: rates, records=records
+    )
+    parameters = [W.clone().requires_grad_() for W in start]
+    groups = [{"params": [W], "lr": lr} for W, lr in zip(parameters, rates, strict=True)]
+    theirs = OPTIMIZERS[name].reference(groups, lr=0.1)
+    for state in states:
+        for W, V in zip(state.factors, parameters, strict=True):
+            assert_allclose(W, V.detach(), rtol=1e-9, atol=1e-12)
+        theirs.zero_grad()
+        (0.5 * (product(tuple(parameters)) - given.D).square().sum()).backward()
+        theirs.step()
+
+
+@TURNS
+def test_scaled_gd_takes_rates_of_their_own(alternating):
+    given, (C, F) = problem("full"), factors()
+    method = mfgd.optimizer.scaled_gd(damping=0.3, damped_by="number", alternating=alternating)
+    *_, state = descent(
+        Objective(given, HALF), method, (C, F), lr=lambda step: (0.1, 0.3), records=[0, 20]
+    )
+    D, C, F = given.D.numpy(), C.numpy(), F.numpy()
+    for _ in range(20):
+        before = C
+        C = C - 0.1 * scaled(C, F, 0.3)[0](C @ F - D)
+        at = C if alternating else before
+        F = F - 0.3 * scaled(at, F, 0.3)[1](at @ F - D)
+    assert_allclose(state.factors[0], C, rtol=1e-10)
+    assert_allclose(state.factors[1], F, rtol=1e-10)
+
+
 def scaled(C, F, damping):
     """The direction of scaled gradient descent on ½‖CF − D‖², as its formula stands."""
     right, left = F @ F.T + damping * np.eye(len(F)), C.T @ C + damping * np.eye(len(F))

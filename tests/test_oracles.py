@@ -1,5 +1,7 @@
 """What theory says, compared with what a long descent finds."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,43 @@ def test_gradient_descent_converges_below_the_limit_and_not_above(scale, times, 
         mfgd.optimizer.gd(alternating=False),
         start,
         lr=times * limit,
+        records=[0, 5000],
+    )
+    assert (state.loss < 1e-20) == (times < 1)
+
+
+@pytest.mark.parametrize("shares", [(1.0, 16.0), (1.0, 0.1), (1.0, 3.0, 0.5), (1.0, 1.0, 4.0)])
+@pytest.mark.parametrize("times", [0.97, 1.03])
+def test_the_limit_at_rates_of_their_own_for_the_factors(times, shares):
+    # W̃_l = W_l/√s_l descends at one rate, on S H S, S = diag(√s_l); W̃ is balanced at the answer.
+    given, used, depth = problem("exact"), loss("squared", scale=0.5), len(shares)
+    U, sigma, Vh = torch.linalg.svd(given.D, full_matrices=False)
+    mean = np.prod(shares) ** (1 / depth)
+    root = sigma[:3] ** (1 / depth) / mean**0.5
+    balanced = (U[:, :3] * root, *[torch.diag(root)] * (depth - 2), root[:, None] * Vh[:3])
+    answer = tuple(share**0.5 * W for share, W in zip(shares, balanced, strict=True))
+    assert_allclose(reduce(torch.matmul, answer), given.D, atol=1e-14)
+    sizes = [W.numel() for W in answer]
+
+    def value(flat):
+        parts = zip(torch.split(flat, sizes), answer, strict=True)
+        estimate = reduce(torch.matmul, [w.view(W.shape) for w, W in parts])
+        return 0.5 * (estimate - given.D).square().sum()
+
+    H = torch.func.hessian(value)(torch.cat([W.flatten() for W in answer]))
+    S = torch.cat(
+        [torch.full((size,), s**0.5, dtype=H.dtype) for size, s in zip(sizes, shares, strict=True)]
+    )
+    largest = float(torch.linalg.eigvalsh(S[:, None] * H * S)[-1])
+    limit = theory.rate_limit(given, used, depth, mean)
+    assert limit == pytest.approx(2 / largest, rel=1e-9)
+    objective = Objective(given, used)
+    assert sharpness(objective, answer, shares=shares) == pytest.approx(2 / limit, rel=1e-9)
+    *_, state = descent(
+        objective,
+        mfgd.optimizer.gd(alternating=False),
+        tuple(W + 1e-4 for W in answer),
+        lr=lambda step: tuple(times * limit * share for share in shares),
         records=[0, 5000],
     )
     assert (state.loss < 1e-20) == (times < 1)
@@ -348,7 +387,7 @@ def judge_changed(line, change) -> mfgd.record.Row:
     change(row)
     setting = Setting(
         load_problem(point.problem), point.loss(), start, point.optimizer(),
-        point.lr[0], point.tolerance, optimum,
+        point.lr[0], point.tolerance, optimum, point.shares,
     )  # fmt: skip
     oracles.judge(setting, row)
     return row
