@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, MinLen
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from mfgd import devices, schema
@@ -223,9 +223,10 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
     content = dict(job.content)
     nodes = {name: content.pop(name, None) for name in (*GROUPS, *MAPS)}
     scalars = schema.check(Scalars, content)
-    if not devices.is_allowed(scalars["device"], job.hydra.launcher.get("engine")):
-        allowed = ", ".join(devices.list_devices())
-        raise Refused(f"device={scalars['device']}: allowed here are {allowed}")
+    if scalars["device"] != "cpu":
+        # A config that is read back has no launcher.
+        engine = OmegaConf.select(job.hydra, "launcher.engine")
+        devices.refuse_absent(scalars["device"], engine)
     lr, ratio, depth = scalars.pop("lr"), scalars.pop("lr_ratio"), scalars["depth"]
     between = [1.0] * (depth - 2)
     shares = (1.0, *(ratio if isinstance(ratio, list) else [*between, ratio]))

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from mfgd.kernel import cores
+from mfgd.types import Refused
 
 CACHE = 2_000_000
 """Bytes of a batch on a processor: somewhat less than the cache of a core."""
@@ -38,12 +39,15 @@ def is_gpu(device: str) -> bool:
     return device == "cuda" or device.startswith("cuda:")
 
 
-def is_allowed(device: str, engine: str | None) -> bool:
-    """Whether runs may be solved on a device: this machine has it, or an engine may."""
-    # To look for a GPU takes a while, so a run on the processor does not look.
-    if device == "cpu" or (engine in ELSEWHERE and is_gpu(device)):
-        return True
-    return device in list_devices()
+def refuse_absent(device: str, engine: str | None) -> None:
+    """Refuses a device that this machine does not have, and that the machines of an engine cannot
+    have.
+
+    Raises:
+        Refused: as said.
+    """
+    if not (engine in ELSEWHERE and is_gpu(device)) and device not in list_devices():
+        raise Refused(f"device={device}: allowed here are {', '.join(list_devices())}")
 
 
 def free_gpu_memory(device: str) -> float:

@@ -416,9 +416,11 @@ def test_a_gpu_has_one_process_unless_told_otherwise(monkeypatch):
 def test_the_gpu_of_another_machine_is_allowed(monkeypatch):
     monkeypatch.setattr(devices, "list_devices", lambda: ["cpu"])
     for engine in ("slurm", "ray"):
-        assert devices.is_allowed("cuda", engine)
-        assert not devices.is_allowed("tpu", engine)
-    assert not devices.is_allowed("cuda", "local")
+        devices.refuse_absent("cuda", engine)
+        with pytest.raises(Refused, match="device=tpu: allowed here are cpu"):
+            devices.refuse_absent("tpu", engine)
+    with pytest.raises(Refused, match="device=cuda: allowed here are cpu"):
+        devices.refuse_absent("cuda", "local")
     assert devices.choose_batch_bytes("cuda") == devices.BUSY
     with pytest.raises(Refused, match="device=cuda: allowed here are cpu"):
         composed("device=cuda")
@@ -427,5 +429,4 @@ def test_the_gpu_of_another_machine_is_allowed(monkeypatch):
 
 def test_a_run_on_the_processor_looks_for_no_gpu(monkeypatch):
     monkeypatch.setattr(devices, "list_devices", lambda: pytest.fail("looked"))
-    assert devices.is_allowed("cpu", None)
     assert composed().device == "cpu"
