@@ -59,9 +59,9 @@ def _expand(objective: Objective, factors: Factors, along: Sequence[Tensor | Non
     seen = objective.observation
     products = [factors[0]] if along[0] is None else [factors[0], -along[0]]
     for W, G in zip(factors[1:-1], along[1:-1], strict=True):
-        products = _multiply(products, [W] if G is None else [W, -G], torch.matmul)
+        products = _convolve(products, [W] if G is None else [W, -G], torch.matmul)
     last, G = factors[-1], along[-1]
-    residuals = _multiply(products, [last] if G is None else [last, -G], seen.apply)
+    residuals = _convolve(products, [last] if G is None else [last, -G], seen.apply)
     residuals[0] = residuals[0] - seen.target
     squares = _square([R.to(torch.float64) for R in residuals])
     factor = objective.weight * (objective.loss.curvature or 1.0) / 2
@@ -74,7 +74,7 @@ def _expand(objective: Objective, factors: Factors, along: Sequence[Tensor | Non
     return torch.cat(found, -1)[..., 0, :]
 
 
-def _multiply(
+def _convolve(
     first: Sequence[Tensor], second: Sequence[Tensor], multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> list[Tensor]:
     """The coefficients of the product of two matrix polynomials."""
@@ -90,7 +90,7 @@ def _multiply(
 
 def _square(terms: Sequence[Tensor]) -> list[Tensor]:
     """The coefficients of ‖Σ_j t^j X_j‖², each (*, 1, 1)."""
-    return _multiply(terms, terms, lambda A, B: sum_matrix(A * B))
+    return _convolve(terms, terms, lambda A, B: sum_matrix(A * B))
 
 
 def _minimize_polynomial(coefficients: Tensor) -> Tensor:
