@@ -77,8 +77,9 @@ class Point:
     lr: tuple[float, ...]
     """The rates of the first steps; the last rate holds from there on."""
     lr_unit: str
-    shares: tuple[float, ...]
-    """The rate of each factor over that of the first."""
+    ratios: tuple[float, ...]
+    """The rate of the last factor over those of the others, which are one; or the rates of W₂ … W_L
+    over that of W₁."""
     steps: int
     tolerance: float
     divergence: float
@@ -119,19 +120,23 @@ class Point:
 
     @property
     def lr_ratio(self) -> float | list[float]:
-        """The key: the last of the shares, or a list of all but the first."""
-        _, *between, last = self.shares
-        return last if all(share == 1 for share in between) else [*between, last]
+        """The key."""
+        return [*self.ratios] if len(self.ratios) > 1 else self.ratios[0]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The rate of each factor over that of the first."""
+        return (1.0,) * (self.depth - len(self.ratios)) + self.ratios
 
     @property
     def mean_share(self) -> float:
         """The geometric mean of the shares."""
-        return math.prod(self.shares) ** (1 / len(self.shares))
+        return math.prod(self.ratios) ** (1 / self.depth)
 
     @property
     def equal_shares(self) -> bool:
         """Whether all factors have one rate."""
-        return all(share == 1 for share in self.shares)
+        return all(ratio == 1 for ratio in self.ratios)
 
     @property
     def resolved(self) -> schema.Values:
@@ -228,11 +233,12 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
         engine = OmegaConf.select(job.hydra, "launcher.engine")
         devices.refuse_absent(scalars["device"], engine)
     lr, ratio, depth = scalars.pop("lr"), scalars.pop("lr_ratio"), scalars["depth"]
-    between = [1.0] * (depth - 2)
-    shares = (1.0, *(ratio if isinstance(ratio, list) else [*between, ratio]))
-    if len(shares) != depth:
+    ratios = tuple(ratio) if isinstance(ratio, list) else (ratio,)
+    if isinstance(ratio, list) and len(ratios) != depth - 1:
         allowed = f"allowed with depth={depth} are a number, and a list of {depth - 1}"
         raise Refused(f"lr_ratio={ratio}: {allowed}")
+    if all(each == 1 for each in ratios[:-1]):
+        ratios = ratios[-1:]
     scalars["dtype"] = getattr(torch, scalars["dtype"])
     if scalars["success"] is not None and scalars["replicates"] == 1:
         raise Refused("success: is of replicates; allowed with replicates=2 or more")
@@ -254,7 +260,7 @@ def read_job(job: JobConfig, flags: tuple[str, ...] = ()) -> Point:
         **scalars,
         **components,
         lr=rates,
-        shares=shares,
+        ratios=ratios,
         experiment=job.choices.get("experiment"),
         overrides=overrides,
         flags=flags,

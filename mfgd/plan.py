@@ -163,7 +163,7 @@ def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
             limited[kind] = _has_limit(point)
         if point.lr_unit == "sharpness" or not limited[kind]:
             continue
-        key = drop_seed(point.problem), point.loss, point.shares, point.lr_unit
+        key = drop_seed(point.problem), point.loss, point.depth, point.ratios, point.lr_unit
         if key not in limits:
             limits[key] = _limit(point)
         if point.lr[-1] > limits[key]:

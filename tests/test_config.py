@@ -327,7 +327,8 @@ REFUSED = {
     ),
     "experiment=tong2021_robust optimizer.beta=1": (
         "optimizer.beta=1: no such key; allowed are optimizer.alternating, optimizer.damping, "
-        "optimizer.floor, optimizer.metric with optimizer=polyak; momentum, nesterov have it: write"
+        "optimizer.floor, optimizer.metric with optimizer=polyak; momentum, muon, nesterov, "
+        "rmsprop have it: write"
     ),
     "~loss.delta": "~loss.delta: no such key; allowed are loss.penalty,",
     "--multirun optimizer=nesterov,momentum optimizer.beta=0.8": (
@@ -403,7 +404,7 @@ REFUSED = {
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",
     "+foo=3": "foo=3: no such key; allowed are rank,",
     "loss=hubber": (
-        "loss=hubber: allowed are absolute, huber, logcosh, squared; did you mean huber?"
+        "loss=hubber: allowed are absolute, huber, logcosh, quantile, squared; did you mean huber?"
     ),
     "problem=null": "problem=null: allowed are digits,",
     "~loss": "loss=null: allowed are absolute,",
