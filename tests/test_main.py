@@ -361,5 +361,5 @@ def test_interruption_leaves_nothing_running(tmp_path):
 def test_help_names_the_vocabulary(here):
     done = here("--help")
     assert done.returncode == 0
-    assert "loss: absolute, huber, logcosh, squared" in done.stdout
+    assert "loss: absolute, huber, logcosh, quantile, squared" in done.stdout
     assert "rank: 2" in done.stdout

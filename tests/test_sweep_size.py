@@ -33,7 +33,7 @@ VAST = {
     "seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "seed=shuffle(range(1000000000))": "1,000,000,000 runs take 1.7 TB",
     "seed=range(100000) lr=range(0,1,1e-5)": "10,000,000,000 runs take 17 TB",
-    "loss=glob(*) seed=range(0,1000000000)": "4,000,000,000 runs take 6.8 TB",
+    "loss=glob([h*,s*]) seed=range(0,1000000000)": "2,000,000,000 runs take 3.4 TB",
     "seed=range(0,inf)": "inf runs take inf TB",
     "rank=range(0) seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "tracking.experiment=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
