@@ -62,6 +62,8 @@ def draw(table: pandas.DataFrame, axis: Axis, success: str) -> Figure | None:
         line = middle.groupby(at).median()
         (artists[str(name)],) = axes.plot(line.index, line, color=colour, linewidth=1)
     notes = ["bars: brackets"]
+    if repeats := [key for key in keys if key in REPEATS]:
+        notes = [f"bars: brackets, one for each {', '.join(repeats)}; line: their medians"]
     measured = [*low, *high]
     if "theory" in table:
         for _, cells in table.groupby(names, sort=False):

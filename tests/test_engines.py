@@ -62,7 +62,7 @@ def _start(dies):
         elif main.read_text() != str(os.getpid()) and dies(died):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return normal(scale=0.1)(problem, widths, stream)
+        return normal(scale=0.1, ratio=1.0)(problem, widths, stream)
     return start
 """
 DYING = ("+init.number=1,3", "~init.scale")
