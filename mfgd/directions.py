@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge, Lt
 from torch import Tensor
 
 from mfgd.linalg import frobenius_norm, is_finite, join_norms
 from mfgd.method import Optimizer, step_by_all_factors, step_by_factor
 from mfgd.objective import Objective
-from mfgd.types import Factors, Positive
+from mfgd.types import Factors, Positive, Share
 
-Momentum = Annotated[float, Ge(0), Lt(1)]
 POLYNOMIAL = 3.4445, -4.7750, 2.0315
 """a, b, c of X ← a X + (b XXᵀ + c (XXᵀ)²) X, which brings singular values of (0, 1] near 1."""
 ITERATIONS = 5
@@ -49,7 +47,7 @@ def normalized(*, alternating: bool) -> Optimizer:
     return step_by_all_factors(directions, alternating=alternating)
 
 
-def rmsprop(*, beta: Momentum, epsilon: Positive, alternating: bool) -> Optimizer:
+def rmsprop(*, beta: Share, epsilon: Positive, alternating: bool) -> Optimizer:
     """RMSprop: v ← beta v + (1 − beta) G², W ← W − lr G / (√v + epsilon).
 
     Source: Tieleman, Hinton 2012, Neural networks for machine learning, lecture 6.5.
@@ -68,7 +66,7 @@ def rmsprop(*, beta: Momentum, epsilon: Positive, alternating: bool) -> Optimize
 
 def muon(
     *,
-    beta: Momentum,
+    beta: Share,
     nesterov: bool,
     polar: Literal["svd", "newton_schulz"],
     alternating: bool,

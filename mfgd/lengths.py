@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Annotated
 
 import torch
-from annotated_types import Gt, Lt
 from torch import Tensor
 
-from mfgd.linalg import sum_matrix
-from mfgd.method import Optimizer, Rate, descend, forget, step_by_all_factors
+from mfgd.linalg import inner_product, sum_matrix
+from mfgd.method import Optimizer, Rate, descend_all, forget, step_by_all_factors
 from mfgd.objective import Objective
-from mfgd.types import Factors, Refused
+from mfgd.types import Factors, Fraction, Refused
 
-Fraction = Annotated[float, Gt(0), Lt(1)]
 SHORTEST = 1e-18
 """The share of lr at which backtracking gives up."""
 
@@ -140,13 +137,13 @@ def armijo(*, sufficient: Fraction, shrink: Fraction) -> Optimizer:
     ) -> tuple[Factors, None]:
         gradients = objective.gradient(factors)
         before = objective.value(factors)[..., None, None]
-        squares = [sum_matrix(G.to(torch.float64).square()) for G in gradients]
-        slope = sufficient * reduce(torch.add, squares)
+        doubles = [G.to(torch.float64) for G in gradients]
+        slope = sufficient * inner_product(doubles, doubles)
         length, done = torch.ones_like(before), torch.zeros_like(before, dtype=torch.bool)
         moved = factors
         while True:
             t = (length * lr).to(factors[0].dtype)
-            tried = tuple(descend(W, G, t) for W, G in zip(factors, gradients, strict=True))
+            tried = descend_all(factors, gradients, t)
             fits = objective.value(tried)[..., None, None] <= before - slope * t
             pairs = zip(tried, moved, strict=True)
             moved = tuple(torch.where(fits & ~done, V, W) for V, W in pairs)
@@ -168,15 +165,11 @@ def flow() -> Optimizer:
         objective: Objective, factors: Factors, memory: None, lr: Rate
     ) -> tuple[Factors, None]:
         first = objective.gradient(factors)
-        second = objective.gradient(_move(factors, first, lr / 2))
-        third = objective.gradient(_move(factors, second, lr / 2))
-        fourth = objective.gradient(_move(factors, third, lr))
+        second = objective.gradient(descend_all(factors, first, lr / 2))
+        third = objective.gradient(descend_all(factors, second, lr / 2))
+        fourth = objective.gradient(descend_all(factors, third, lr))
         slopes = zip(first, second, third, fourth, strict=True)
         mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in slopes)
-        return _move(factors, mean, lr), None
+        return descend_all(factors, mean, lr), None
 
     return Optimizer(forget, step)
-
-
-def _move(factors: Factors, directions: Factors, lr: Rate) -> Factors:
-    return tuple(descend(W, H, lr) for W, H in zip(factors, directions, strict=True))

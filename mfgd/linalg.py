@@ -46,6 +46,11 @@ def sum_matrix(X: Tensor) -> Tensor:
     return X.contiguous().sum((-2, -1), keepdim=True)
 
 
+def inner_product(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
+    """Σ_l ⟨A_l, B_l⟩ over matrices A_l and B_l, (*, 1, 1)."""
+    return reduce(torch.add, (sum_matrix(A * B) for A, B in zip(first, second, strict=True)))
+
+
 def join_norms(norms: Iterable[Tensor]) -> Tensor:
     """Root of the sum of squares of norms (*,), added in their order, at any scale."""
     first, *others = norms

@@ -9,13 +9,12 @@ founding notebook is ``scale=1``.
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
-from annotated_types import Gt, Lt
 from torch import Tensor
 
-from mfgd.types import NonNegative, Positive
+from mfgd.types import Fraction, NonNegative, Positive
 
 
 class ReductionKeys(TypedDict):
@@ -119,7 +118,7 @@ def absolute(**reduction: Unpack[ReductionKeys]) -> Loss:
     return residual_loss(torch.abs, torch.sign, **reduction)
 
 
-def quantile(*, share: Annotated[float, Gt(0), Lt(1)], **reduction: Unpack[ReductionKeys]) -> Loss:
+def quantile(*, share: Fraction, **reduction: Unpack[ReductionKeys]) -> Loss:
     """ρ(r) = (1 − share) r if r ≥ 0, else −share r, with the subgradient 0 at 0.
 
     The prediction of least loss is a quantile of the targets: share of them are below it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -170,6 +170,11 @@ def _take_turns(
 def rate_of(lr: Shared, level: int) -> Rate:
     """The rate of the factor at a level, from 0 on."""
     return lr[level] if isinstance(lr, tuple) else lr
+
+
+def descend_all(factors: Factors, directions: Iterable[Tensor], lr: Rate) -> Factors:
+    """W − lr H for each factor W."""
+    return tuple(descend(W, H, lr) for W, H in zip(factors, directions, strict=True))
 
 
 def descend(W: Tensor, H: Tensor, lr: Rate) -> Tensor:

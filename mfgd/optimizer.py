@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mfgd.directions import Momentum, muon, normalized, rmsprop, sign
+from mfgd.directions import muon, normalized, rmsprop, sign
 from mfgd.lengths import armijo, exact_line_search, flow
-from mfgd.linalg import solve_positive, sum_matrix
+from mfgd.linalg import inner_product, solve_positive
 from mfgd.method import Method, Optimizer, Rate, step_by_all_factors, step_by_factor
 from mfgd.objective import Objective
 from mfgd.secant import barzilai_borwein, lbfgs
-from mfgd.types import Factors, NonNegative, Positive
+from mfgd.types import Factors, NonNegative, Positive, Share
 from mfgd.updates import als, alt_gd_min, mu
 
 __all__ = [
@@ -58,7 +58,7 @@ def gd(*, alternating: bool) -> Optimizer:
     )
 
 
-def momentum(*, beta: Momentum, alternating: bool) -> Optimizer:
+def momentum(*, beta: Share, alternating: bool) -> Optimizer:
     """Heavy ball: V ← beta V + G, W ← W − lr V.
 
     Source: Polyak 1964, Some methods of speeding up the convergence of iteration methods, eq. 9.
@@ -76,7 +76,7 @@ def momentum(*, beta: Momentum, alternating: bool) -> Optimizer:
     )
 
 
-def nesterov(*, beta: Momentum, alternating: bool) -> Optimizer:
+def nesterov(*, beta: Share, alternating: bool) -> Optimizer:
     """Nesterov's acceleration: V ← beta V + G, W ← W − lr (G + beta V).
 
     The iterate is the point at which the gradient is taken.
@@ -97,7 +97,7 @@ def nesterov(*, beta: Momentum, alternating: bool) -> Optimizer:
     )
 
 
-def adam(*, beta1: Momentum, beta2: Momentum, epsilon: Positive, alternating: bool) -> Optimizer:
+def adam(*, beta1: Share, beta2: Share, epsilon: Positive, alternating: bool) -> Optimizer:
     """Adam: W ← W − lr m̂ / (√v̂ + epsilon), m̂ and v̂ the running means m of G and v of G²,
     without bias.
 
@@ -186,8 +186,7 @@ def polyak(
         singular: Tensor | bool = False
         if metric == "scaled":
             found, singular = _precondition(factors, levels, gradients, damping)
-        slopes = [sum_matrix(G * H) for G, H in zip(gradients, found, strict=True)]
-        slope = reduce(torch.add, slopes)
+        slope = inner_product(gradients, found)
         gap = (objective.value(factors)[..., None, None] - floor).clamp(min=0)
         length = torch.where(slope > 0, gap / slope, torch.where(slope.isnan(), slope, 0))
         return [length.to(H.dtype) * H for H in found], singular

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mfgd.linalg import sum_matrix
-from mfgd.method import Optimizer, Rate, descend
+from mfgd.linalg import inner_product, sum_matrix
+from mfgd.method import Optimizer, Rate, descend_all
 from mfgd.objective import Objective
 from mfgd.streams import Streams
 from mfgd.types import Count, Factors
@@ -40,7 +40,7 @@ def barzilai_borwein(*, variant: Literal["long", "short"]) -> Optimizer:
 
     def init(factors: Factors, streams: Streams) -> Secant:
         still = tuple(map(torch.zeros_like, factors))
-        return Secant(factors, still, _dot(still, still).to(torch.float64))
+        return Secant(factors, still, inner_product(still, still).to(torch.float64))
 
     def step(
         objective: Objective, factors: Factors, memory: Secant, lr: Rate
@@ -48,13 +48,16 @@ def barzilai_borwein(*, variant: Literal["long", "short"]) -> Optimizer:
         gradients = objective.gradient(factors)
         s = [(W - V).to(torch.float64) for W, V in zip(factors, memory.factors, strict=True)]
         y = [(G - H).to(torch.float64) for G, H in zip(gradients, memory.gradients, strict=True)]
-        curvature = _dot(s, y)
-        quotient = _dot(s, s) / curvature if variant == "long" else curvature / _dot(y, y)
+        curvature = inner_product(s, y)
+        quotient = (
+            inner_product(s, s) / curvature
+            if variant == "long"
+            else curvature / inner_product(y, y)
+        )
         last = torch.where(memory.length == 0, lr, memory.length)
         length = torch.where((curvature > 0) & torch.isfinite(quotient), quotient, last)
         t = length.to(factors[0].dtype)
-        moved = tuple(descend(W, G, t) for W, G in zip(factors, gradients, strict=True))
-        return moved, Secant(factors, gradients, length)
+        return descend_all(factors, gradients, t), Secant(factors, gradients, length)
 
     return Optimizer(init, step)
 
@@ -103,12 +106,10 @@ def lbfgs(*, history: Count) -> Optimizer:
             pair = _pair_changes(factors, memory.factors, doubles, _widen(memory.gradients))
             pairs = (*pairs, pair)[-history:]
             _, y, weight = pair
-            scale = torch.where(weight > 0, 1 / (weight * _dot(y, y)), scale)
+            scale = torch.where(weight > 0, 1 / (weight * inner_product(y, y)), scale)
         first = (1 / _sum_all([G.abs() for G in doubles])).clamp(max=1)
         directions = _apply_inverse(pairs, doubles, torch.where(scale > 0, scale, first))
-        moved = tuple(
-            descend(W, H.to(W.dtype), lr) for W, H in zip(factors, directions, strict=True)
-        )
+        moved = descend_all(factors, [H.to(factors[0].dtype) for H in directions], lr)
         return moved, History(factors, gradients, pairs, scale)
 
     return Optimizer(init, step)
@@ -118,7 +119,7 @@ def _pair_changes(factors: Factors, before: Factors, gradients: Factors, earlier
     """The pair of two steps."""
     s = tuple((W - V).to(torch.float64) for W, V in zip(factors, before, strict=True))
     y = tuple(G - H for G, H in zip(gradients, earlier, strict=True))
-    weight = 1 / _dot(s, y)
+    weight = 1 / inner_product(s, y)
     return s, y, torch.where((weight > 0) & torch.isfinite(weight), weight, 0)
 
 
@@ -126,12 +127,12 @@ def _apply_inverse(pairs: Sequence[Pair], gradients: Factors, scale: Tensor) -> 
     """H G by the recursion of two loops, H = scale without pairs."""
     found, shares = gradients, []
     for s, y, weight in reversed(pairs):
-        share = weight * _dot(s, found)
+        share = weight * inner_product(s, found)
         shares.append(share)
         found = tuple(X - share * V for X, V in zip(found, y, strict=True))
     found = tuple(scale * X for X in found)
     for (s, y, weight), share in zip(pairs, reversed(shares), strict=True):
-        rest = share - weight * _dot(y, found)
+        rest = share - weight * inner_product(y, found)
         found = tuple(X + rest * V for X, V in zip(found, s, strict=True))
     return found
 
@@ -143,8 +144,3 @@ def _widen(gradients: Factors) -> Factors:
 def _sum_all(terms: Sequence[Tensor]) -> Tensor:
     """The sum over all factors, (*, 1, 1)."""
     return reduce(torch.add, map(sum_matrix, terms))
-
-
-def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """The inner product over all factors, (*, 1, 1)."""
-    return _sum_all([A * B for A, B in zip(first, second, strict=True)])
