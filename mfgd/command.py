@@ -24,11 +24,11 @@ def set_up_process() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come to us, not to the terminal
     sys.excepthook = passwords.print_error
     interrupts.listen()
-    if {"-m", "--multirun"} & set(sys.argv):
-        warm_up()
     # What the imports made is no garbage. To look for it again and again would cost a tenth of the
     # time that composition takes.
     gc.freeze()
+    if {"-m", "--multirun"} & set(sys.argv):
+        warm_up()
 
 
 def execute() -> Session:
@@ -66,5 +66,6 @@ def main() -> None:
         complete = execute().complete
     except KeyboardInterrupt:  # it came when all runs were written
         raise SystemExit(interrupts.EXIT_STATUS) from None
+    gc.freeze()  # Python's end would look through all for garbage, which takes half a second
     if not complete:
         raise SystemExit(1)

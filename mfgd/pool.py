@@ -28,7 +28,7 @@ from mfgd.compose import forget_job
 from mfgd.engine_run import EngineRun
 from mfgd.engines import Engine
 from mfgd.environment import pass_on_search
-from mfgd.internals import stop_forkserver
+from mfgd.internals import start_forkserver, stop_forkserver
 from mfgd.kernel import cores, flush_denormals
 from mfgd.mlflow_store import AT_THE_END, MODULES
 from mfgd.recovery import Recovery, Share, share_out
@@ -256,9 +256,12 @@ def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
 
 def warm_up() -> None:
     """Starts to import what the processes of a sweep need, while its configs are composed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mfgd.pool", *MODULES])
+    modules = ["mfgd.pool", *MODULES]
     with interrupts.shield(), pass_on_search():
-        forkserver.ensure_running()
+        if sys.platform == "linux":
+            start_forkserver(modules)
+        else:  # libraries of other systems do not survive a fork
+            multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
+            forkserver.ensure_running()
     # The process that imports would hold the pipes of a refused command until it is done.
     atexit.register(stop_forkserver)

@@ -53,6 +53,44 @@ def test_set_unparsed_equals_an_assignment():
     assert ours.hydra.runtime.output_dir == "x/1"
 
 
+FORKED = """
+import multiprocessing, os, sys
+from multiprocessing import forkserver
+from mfgd import internals
+
+def tell(connection):
+    connection.send(("colorsys" in sys.modules, "wave" in sys.modules, os.getppid()))
+
+if __name__ == "__main__":
+    import wave
+    START
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=tell, args=(theirs,))
+    process.start()
+    preloaded, inherited, parent = ours.recv()
+    process.join()
+    pid = forkserver._forkserver._forkserver_pid
+    os.close(forkserver._forkserver._forkserver_alive_fd)
+    assert os.waitpid(pid, 0)[1] == 0  # it ends with this process
+    print(preloaded, inherited, parent == pid, process.exitcode)
+"""
+OURS = "internals.start_forkserver(['colorsys'])"
+THEIRS = "forkserver.set_forkserver_preload(['colorsys']); forkserver.ensure_running()"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not survive a fork")
+@pytest.mark.parametrize(
+    ("start", "said"), [(OURS, "True True True 0"), (THEIRS, "True False True 0")]
+)
+def test_start_forkserver_does_as_pythons_way_and_keeps_what_is_imported(tmp_path, start, said):
+    program = tmp_path / "program.py"
+    program.write_text(FORKED.replace("START", start))
+    options = {"capture_output": True, "text": True, "timeout": 100, "env": UNMEASURED}
+    ended = subprocess.run([sys.executable, program], **options)
+    assert ended.stdout.strip() == said, ended.stderr
+
+
 def test_stop_forkserver_ends_the_process():
     program = (
         "import os, signal\n"
