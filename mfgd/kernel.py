@@ -7,6 +7,7 @@ run the same bits alone and in any batch.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 TINY = 400
 """torch.bmm multiplies by a plain loop if a product has fewer multiplications than this."""
 MANY = 2000
-"""That loop is slower than passes over all runs if each product of vectors has this many runs."""
+"""That loop is slower than passes over all runs if the runs, times the root of the multiplications
+in a product, are more than this: measured from 3×1 by 1×3 to 7×7 by 7×7."""
 GRAM = 60_000
 """Gram matrices are cheaper than the residual of a full matrix with at least this many entries."""
 BLOCK = 1 << 19
@@ -70,7 +72,7 @@ def use_interleaved(n: int, k: int, m: int, runs: int, device: torch.device | st
     """
     if n * k * m >= TINY or torch.device(device).type != "cpu":
         return False
-    return runs * n * k * m > MANY * (n + k + m) or not _bmm_is_plain()
+    return runs * math.sqrt(n * k * m) > MANY or not _bmm_is_plain()
 
 
 def interleave(runs: Sequence[Tensor]) -> Tensor:

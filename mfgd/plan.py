@@ -22,7 +22,7 @@ from mfgd.replicates import refuse_unknown_success
 from mfgd.terminal import say, warn
 from mfgd.types import Refused
 
-FEWEST, MOST = 16, 256
+FEWEST, MOST = 16, 512
 """Runs of a batch if several workers share a sweep: fewer are slow to solve, more delay progress
 and interruptions."""
 
@@ -42,7 +42,8 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
     budget of bytes.
 
     A float is not identity: in a batch a float becomes a column. If several workers share a sweep
-    that is large enough, each worker gets at least two batches.
+    that is large enough, each worker gets at least one batch: a step of many runs costs little more
+    than a step of a few.
 
     Raises:
         Refused: a problem, start, schedule or method that cannot be used; nothing has been solved
@@ -70,7 +71,7 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         layout = layouts[drop_seed(first.problem)]
         size = count_runs(first, layout.n, layout.m, layout.arrays)
         if workers > 1:
-            share = len(points) * first.replicates // (2 * workers)
+            share = math.ceil(len(points) * first.replicates / workers)
             size = min(size, max(FEWEST, min(MOST, share)))
         size = max(1, size // first.replicates)
         batches += [members[i : i + size] for i in range(0, len(members), size)]
