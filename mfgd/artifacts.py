@@ -62,7 +62,9 @@ def write_row(folder: Path, row: Row, problem: Problem) -> None:
     from pyarrow import parquet
 
     columns = row.trajectory | {"step": row.trajectory["step"].astype("int64")}
-    parquet.write_table(pyarrow.table(columns), folder / TRAJECTORY)
+    # A dictionary of numbers that all differ, and their extremes, are longer than the numbers.
+    plain = {"use_dictionary": False, "write_statistics": False}
+    parquet.write_table(pyarrow.table(columns), folder / TRAJECTORY, **plain)
     named = zip(factor_names(len(row.factors)), row.factors, strict=True)
     matrices = {name: W.contiguous() for name, W in named}
     matrices |= _kept_target(problem, row.factors[0].dtype)
