@@ -153,15 +153,15 @@ class Batch:
         return Problem.stack([moved[id(problem)] for problem in self.problems], self._stack)
 
     def _stack_triplets(self) -> Triplets | None:
-        """The leading singular triplets of each target, as many as are measured; None if a target
-        is unknown."""
+        """The leading singular triplets of each matrix that errors refer to, as many as are
+        measured; None if one of these matrices is unknown."""
         r = max(self.first.rank, metrics.SIGMAS)
         found: dict[int, list[Tensor]] = {}
         for problem in self.problems:
-            if problem.triplets is None:
+            if problem.reference is None:
                 return None
             if id(problem) not in found:
-                leading = [X[..., :r] for X in problem.triplets]
+                leading = [X[..., :r] for X in problem.reference]
                 found[id(problem)] = [X.to(self.first.device, self.first.dtype) for X in leading]
         runs = [found[id(problem)] for problem in self.problems]
         return Triplets(*(torch.stack(X) for X in zip(*runs, strict=True)))
@@ -173,6 +173,8 @@ class Batch:
         optimizer, lr = point.optimizer(), self.units[b] * point.lr[-1]
         constant = point.schedule() is None and len(point.lr) == 1
         row.values["lr_absolute"] = lr
+        if "heldout_error" in row.trajectory or problem.hides_truth:
+            row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
         if point.diagnostics != "basic":
             _add_dynamics(row, point, problem)
         plain = optimizer.method is Method.GRADIENT and point.equal_shares
@@ -195,13 +197,11 @@ class Batch:
 
 
 def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
-    """Adds contraction, best early stop and half-times of the modes."""
+    """Adds contraction and half-times of the modes."""
     row.trajectory["contraction"] = row.contraction()
-    if "heldout_error" in row.trajectory or problem.hides_truth:
-        row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
-    if problem.spectrum is None:
+    if problem.reference is None:
         return
-    goals = problem.spectrum[: min(point.rank, metrics.SIGMAS)].tolist()
+    goals = problem.reference.sigma[: min(point.rank, metrics.SIGMAS)].tolist()
     for i, goal in enumerate(goals, 1):
         if goal > 0:
             half = row.half_time(f"mode.{i}", goal)

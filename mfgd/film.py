@@ -220,9 +220,9 @@ class Screen:
         axes.legend(fontsize=8)
 
     def _draw_path(self, axes: Any) -> None:
-        """Modes 2, 3 … over mode 1, if there are two to four; × where those of D are."""
+        """Modes 2, 3 … over mode 1, if there are two to four; × of the target."""
         self.paths: list[tuple[Any, Any, np.ndarray]] = []
-        target = self.problem.triplets
+        target = self.problem.reference
         count = 0
         if target is not None:
             count = min(self.row.factors[0].shape[-1], int((target.sigma > 0).sum()))
@@ -245,9 +245,9 @@ class Screen:
 
     def _measure_modes(self, count: int) -> np.ndarray:
         """The modes at each snapshot, (frames, count); NaN if they are not finite."""
-        assert self.problem.triplets is not None
-        target = type(self.problem.triplets)(
-            *(X[..., :count].to(torch.float64) for X in self.problem.triplets)
+        assert self.problem.reference is not None
+        target = type(self.problem.reference)(
+            *(X[..., :count].to(torch.float64) for X in self.problem.reference)
         )
         passed = [
             metrics.modes(_in_double(factors), target).numpy() for _, factors in self.row.snapshots

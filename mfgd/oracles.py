@@ -68,13 +68,13 @@ def saxe(setting: Setting, row: Row) -> Answer | None:
     (Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep
     linear neural networks, eqs. 5 and 6). Holds for the squared loss of a complete matrix without
     penalty at depth 2 and gradient descent at one rate of at most a tenth of the limit 1/cσ₁, if
-    the modes are measured (diagnostics=dynamics). Steps of finite length leave the flow by about
-    their length: c lr σ₁ is allowed. The deviation is the largest one over modes and records, in
-    units of s.
+    the modes of D are measured (diagnostics=dynamics, D without noise). Steps of finite length
+    leave the flow by about their length: c lr σ₁ is allowed. The deviation is the largest one over
+    modes and records, in units of s.
     """
     names = [name for name in row.trajectory if name.startswith("mode.")]
     known = setting.is_quadratic and setting.is_gradient_descent and len(setting.start) == 2
-    if not (known and names):
+    if not (known and names) or setting.problem.hides_truth:
         return None
     target = setting.problem.triplets
     assert target is not None

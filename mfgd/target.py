@@ -100,6 +100,16 @@ class Problem:
         return Triplets(U, self.spectrum, V)
 
     @cached_property
+    def reference(self) -> Triplets | None:
+        """Singular triplets of the matrix that errors refer to: the truth, or D if the truth is
+        unknown; None if D is incomplete then."""
+        if self.truth is None or not self.hides_truth:
+            return self.triplets
+        U, V = self.truth.singular_vectors()
+        assert self.truth_spectrum is not None
+        return Triplets(U, self.truth_spectrum, V)
+
+    @cached_property
     def largest(self) -> float:
         """The largest absolute value of an observed entry of D (n, m)."""
         return max(abs(float(value)) for value in torch.aminmax(self.D))

@@ -288,6 +288,7 @@ VERDICTS = {
         (None, (*SAXE, "steps=100", "lr=1e-3", "schedule=cosine")),
         (None, (*SAXE, "steps=100", "lr=1e-3", "init._target_=test_oracles.near")),
         (None, (*SAXE, "steps=100", "lr=1e-3", "problem.observed=0.9")),
+        (None, (*SAXE, "steps=100", "lr=1e-3", "problem.noise=1e-6")),
     ],
     "local_rate": [
         ("agrees", (*LOW, "steps=300")),
