@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, Unpack, get_args, get_origin, get_t
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from omegaconf import OmegaConf
 
-from mfgd import config, metrics, oracles
+from mfgd import config, factor_measures, metrics, oracles, oscillation
 from mfgd.types import Entry
 
 PAGE = Path(__file__).with_name("README.md")
@@ -47,6 +47,11 @@ MEASURED: Sequence[tuple[ModuleType, Sequence[str]]] = [
             "sharpness",
         ],
     ),
+    (
+        factor_measures,
+        ["factor_norms", "pair_balances", "norm_gap", "root_balance", "best_rank_error"],
+    ),
+    (oscillation, ["find_oscillation"]),
     (oracles, list(oracles.ORACLES)),
 ]
 """Functions that are no options of the shell line, and that the page describes as well."""

@@ -43,7 +43,8 @@ class Run(NamedTuple):
     """One line a record: step, seconds and the measures."""
     matrices: dict[str, Tensor]
     """C and F (W1 … WL beyond depth 2), bit for bit, and D if it was kept: NaN for an entry that is
-    not observed, a sparse D in compressed rows. Of replicates: those of the median one."""
+    not observed, a sparse D in compressed rows. With record.matrices=true records.C and records.F,
+    (records, n, k) and (records, k, m). Of replicates: those of the median one."""
 
 
 class Replicates(NamedTuple):
@@ -67,6 +68,10 @@ def write_row(folder: Path, row: Row, problem: Problem) -> None:
     parquet.write_table(pyarrow.table(columns), folder / TRAJECTORY, **plain)
     named = zip(factor_names(len(row.factors)), row.factors, strict=True)
     matrices = {name: W.contiguous() for name, W in named}
+    matrices |= {
+        f"records.{name}": W
+        for name, W in zip(factor_names(len(row.recorded)), row.recorded, strict=True)
+    }
     matrices |= _kept_target(problem, row.factors[0].dtype)
     # safetensors.torch.save_file makes a file that nobody else can read, whatever the umask.
     (folder / MATRICES).write_bytes(save(matrices))

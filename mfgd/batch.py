@@ -23,6 +23,7 @@ from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
 from mfgd.limits import least_possible_loss, refuse_out_of_range
 from mfgd.method import Method
 from mfgd.objective import Objective
+from mfgd.oscillation import find_oscillation
 from mfgd.problem import from_matrix
 from mfgd.rates import share_rates, unit_of_rate
 from mfgd.record import Row, follow
@@ -79,7 +80,10 @@ class Batch:
         optimum, least = self._numbers(self.optima), self._numbers(self.least)
         tolerance = self._numbers([point.tolerance for point in self.points])
         records = first.record()(first.steps)
-        target = None if first.diagnostics == "basic" else self._stack_triplets()
+        dynamics, best = first.diagnostics != "basic", None
+        target = self._stack_triplets(max(first.rank, metrics.SIGMAS)) if dynamics else None
+        if (r := self.problems[0].target_rank) is not None:
+            best = self._stack_triplets(r)
         own = {name: component.bind() for name, component in first.metrics}
 
         def reached(state: State) -> Tensor:
@@ -88,7 +92,9 @@ class Batch:
 
         def measure(state: State) -> dict[str, Tensor]:
             full = first.diagnostics == "full"
-            return metrics.measure(objective, state, optimum, target, full=full, own=own)
+            return metrics.measure(
+                objective, state, optimum, target, best=best, dynamics=dynamics, full=full, own=own
+            )
 
         rates = self._rates()
         checkpoint.constants = [optimum, *rates]
@@ -110,8 +116,9 @@ class Batch:
         )
         states = pace.announce_steps(states, first.steps)
         with interrupts.defer(PATIENCE):
-            rows = follow(states, measure, records.snapshots, checkpoint.trace)
+            rows = follow(states, measure, records, checkpoint.trace)
         for b, row in enumerate(rows):
+            row.values |= find_oscillation(row.trajectory, records.last)
             self._conclude(b, row)
         return rows
 
@@ -152,10 +159,9 @@ class Batch:
                 moved[id(problem)] = problem.to(self.first.dtype, self.first.device)
         return Problem.stack([moved[id(problem)] for problem in self.problems], self._stack)
 
-    def _stack_triplets(self) -> Triplets | None:
-        """The leading singular triplets of each matrix that errors refer to, as many as are
-        measured; None if one of these matrices is unknown."""
-        r = max(self.first.rank, metrics.SIGMAS)
+    def _stack_triplets(self, r: int) -> Triplets | None:
+        """The r leading singular triplets of each matrix that errors refer to; None if one of these
+        matrices is unknown."""
         found: dict[int, list[Tensor]] = {}
         for problem in self.problems:
             if problem.reference is None:

@@ -52,6 +52,7 @@ ERRORS = (
     "loss_gap",
     "excess_loss",
     "relative_error",
+    "best_rank_error",
     "final_relative_error",
     "heldout_error",
     "early_stop_error",

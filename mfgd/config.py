@@ -38,7 +38,8 @@ UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept":
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
     "init": {"ratio": 1.0},
-    "problem": {"basis": "random", "symmetric": False},
+    "problem": {"basis": "random", "symmetric": False, "target_rank": None},
+    "record": {"every": None, "last": 0, "matrices": False},
 }
 """The same of keys of options, by group; these keys are params at any value."""
 
@@ -185,7 +186,7 @@ class Point:
             del content["lr_ratio"]  # it came later
         for group, keys in UNTOLD_OF_OPTIONS.items():
             for key, usual in keys.items():
-                if content[group].get(key) == usual:
+                if key in content[group] and content[group][key] == usual:
                     del content[group][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

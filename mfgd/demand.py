@@ -81,6 +81,9 @@ def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
     parts = {
         f"rank={k} depth={point.depth}: steps of factors of a {n}×{m} matrix": solving,
         f"record.snapshots={kept}: so many times the factors": kept * factors,
+        f"record.matrices=true: the factors at {steps} records": (
+            2 * records.matrices * steps * factors  # of the batch, and of each run
+        ),
         f"record.points={steps}: so many records of a run": steps * measures * (NUMBER + ARRAY),
     }
     total = sum(parts.values())

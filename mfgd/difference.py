@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mfgd.columns import is_plumbing, kind_of, measured, short_name
+from mfgd.init import factor_names
 from mfgd.listing import align
 from mfgd.palette import OKABE_ITO
 from mfgd.spread import escape_formulas
@@ -130,10 +131,7 @@ def _draw_matrices(axes: Any, matrices: list[Any], title: str, names: tuple[str,
 
 def _factors(run: Run) -> list[np.ndarray]:
     """C and F, or W1 … WL, in their order."""
-    names = sorted(
-        (name for name in run.matrices if name != "D"), key=lambda name: (len(name), name)
-    )
-    return [run.matrices[name].double().numpy() for name in names]
+    return [run.matrices[name].double().numpy() for name in factor_names(run.config.depth)]
 
 
 def _rank(run: Run) -> int:

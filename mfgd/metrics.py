@@ -12,6 +12,13 @@ from torch import Tensor
 
 from mfgd.alignment import angles, factor_distance
 from mfgd.descent import State
+from mfgd.factor_measures import (
+    best_rank_error,
+    factor_norms,
+    norm_gap,
+    pair_balances,
+    root_balance,
+)
 from mfgd.lanczos import sharpness
 from mfgd.linalg import frobenius_norm, join_norms
 from mfgd.objective import Objective
@@ -25,9 +32,11 @@ OwnMeasure = Callable[[Problem, Factors], Tensor]
 """A user's own measure: (problem, factors) → one number a run, (*,), of any float type."""
 BUILT_IN = re.compile(
     "step|seconds|loss|relative_error|excess_loss|loss_gap|gradient_norm|balance|effective_rank"
+    "|best_rank_error|norm_gap|root_balance|oscillation_range|oscillation_period"
     "|nuclear_norm|heldout_error|factor_distance|sharpness|sharpness_limit|contraction|lr_absolute|lr_limit"
     "|final_loss|final_relative_error|best_loss|steps_run|solve_seconds|steps_to_tolerance"
-    r"|early_stop_step|early_stop_error|(sigma|mode|angle|half_time|theory|deviation)\..*"
+    r"|early_stop_step|early_stop_error"
+    r"|(sigma|mode|mode_gap|angle|norm|balance|half_time|theory|deviation)\..*"
 )
 """Names that an own measure must not have: all that else is measured or known of a run."""
 
@@ -91,6 +100,8 @@ def measure(
     optimum: Tensor,
     target: Triplets | None = None,
     *,
+    best: Triplets | None = None,
+    dynamics: bool = False,
     full: bool = False,
     own: Mapping[str, OwnMeasure] = {},
 ) -> dict[str, Tensor]:
@@ -102,6 +113,9 @@ def measure(
         optimum: (*,), the least value of the objective; NaN if unknown.
         target: the leading singular triplets of the target; None: modes, angles and
             `factor_distance` are not measured.
+        best: the triplets of the best approximation of rank `problem.target_rank`; None:
+            `best_rank_error` is not measured.
+        dynamics: whether norms and balances of the factors are measured too.
         full: whether the costly `sharpness` is measured too.
         own: measures of the user's own by name, which come last.
 
@@ -129,7 +143,11 @@ def measure(
     heldout = heldout_error(problem, factors)
     if heldout is not None:
         measures["heldout_error"] = heldout
+    if best is not None:
+        measures["best_rank_error"] = best_rank_error(factors, best)
     measures |= compared
+    if dynamics:
+        measures |= _describe_factors(factors)
     if full:
         measures["sharpness"] = sharpness(objective, factors)
     for name, own_measure in own.items():
@@ -148,8 +166,19 @@ def refuse_built_in(name: str) -> None:
         raise Refused(f"metrics.{name}: the name of a built-in measure; choose another")
 
 
+def _describe_factors(factors: Factors) -> dict[str, Tensor]:
+    measures = {f"norm.{i}": norm for i, norm in enumerate(factor_norms(factors), 1)}
+    measures |= {"norm_gap": norm_gap(factors), "root_balance": root_balance(factors)}
+    if len(factors) > 2:
+        pairs = enumerate(pair_balances(factors), 1)
+        measures |= {f"balance.{i}": gap for i, gap in pairs}
+    return measures
+
+
 def _compare_with_target(factors: Factors, found: Triplets, target: Triplets) -> dict[str, Tensor]:
-    measures = _number_columns("mode", modes(factors, target))
+    learnt = modes(factors, target)
+    measures = _number_columns("mode", learnt)
+    measures |= _number_columns("mode_gap", target.sigma - learnt)
     measures["angle.left"], measures["angle.right"] = angles(found, target)
     if len(factors) == 2 and factors[0].shape[-1] <= target.sigma.shape[-1]:
         measures["factor_distance"] = factor_distance(factors, target)

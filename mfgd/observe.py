@@ -24,8 +24,11 @@ from mfgd.observation import Observation
 from mfgd.reading import Listing
 from mfgd.sparse import ListedEntries, LowRank, compress_entries, use_sparse
 from mfgd.target import Problem
-from mfgd.types import NonNegative, Positive, Refused, Seed, Share
+from mfgd.types import Count, NonNegative, Positive, Refused, Seed, Share
 from mfgd.whole import Whole, positions_unless_all
+
+EPSILON = torch.finfo(torch.float64).eps
+"""The rounding error of a number."""
 
 
 class ObservationKeys(TypedDict):
@@ -46,6 +49,8 @@ class ObservationKeys(TypedDict):
             absolute value (Tong, Ma, Chi 2021, Low-rank matrix recovery with scaled subgradient
             methods).
         heldout: share of the observed entries that is held out: descent does not see them.
+        target_rank: rank r of the best approximation T of the truth, or of a complete D without
+            known truth; `best_rank_error` is measured to T, and all other errors stay as they are.
         seed: moves every random draw of the problem.
     """
 
@@ -56,6 +61,7 @@ class ObservationKeys(TypedDict):
     outliers: Share
     outlier_scale: NonNegative
     heldout: Share
+    target_rank: Count | None
     seed: Seed
 
 
@@ -108,14 +114,35 @@ def observe(
         problem = Problem(clear)  # D is the matrix itself, and not a copy
     else:
         problem = place_entries(values, whole.shape, at, held)
+    problem = replace(problem, truth=truth)
+    if keys["target_rank"] is not None:
+        refuse_vague_target(problem, keys["target_rank"])
     return replace(
         problem,
-        truth=truth,
         rank=None if disturbed else rank,
+        target_rank=keys["target_rank"],
         generated=generated,
         noise=deviation if truth is not None and not keys["outliers"] else None,
         draws=draws,
     )
+
+
+def refuse_vague_target(problem: Problem, r: int) -> None:
+    """Refuses a `problem.target_rank` of which there is no best approximation, or more than one.
+
+    Raises:
+        Refused: as said.
+    """
+    name, (n, m) = f"problem.target_rank={r}", problem.shape
+    if r > min(n, m):
+        raise Refused(f"{name}: must be at most min(n, m) = {min(n, m)}")
+    sigma = problem.truth_spectrum if problem.hides_truth else problem.spectrum
+    if sigma is None:
+        raise Refused(f"{name}: neither the truth nor all of D is known; must be null")
+    if r >= len(sigma) or not 0 < sigma[r] >= sigma[r - 1] * (1 - max(n, m) * EPSILON):
+        return
+    equal = f"singular values {r} and {r + 1} are equal, so that there are many best approximations"
+    raise Refused(f"{name}: {equal}; must be where they differ")
 
 
 def _choose_entries(whole: Whole, keys: ObservationKeys, draws: dict[str, str]) -> Tensor | None:

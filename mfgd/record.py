@@ -40,6 +40,8 @@ class Row:
     """Metrics of one number a run, beside those of `summary`."""
     tags: dict[str, str] = field(default_factory=dict)
     """Tags of the run."""
+    recorded: Factors = ()
+    """The factors at each record, (records, n, k) … (records, k, m), if they are kept."""
 
     def summary(self, tolerance: float) -> dict[str, float]:
         """The metrics of one number a run.
@@ -138,10 +140,20 @@ class Records(NamedTuple):
     """The steps at which the run is measured."""
     snapshots: frozenset[int]
     """The steps among them at which the factors are kept, for pictures."""
+    last: int = 0
+    """So many records at the end are of consecutive steps."""
+    matrices: bool = False
+    """Whether the factors are kept at every record."""
 
 
 def geometric(
-    *, points: Count, steps: list[Annotated[int, Ge(0)]] | None, snapshots: Annotated[int, Ge(0)]
+    *,
+    points: Count,
+    steps: list[Annotated[int, Ge(0)]] | None,
+    every: Count | None,
+    last: Annotated[int, Ge(0)],
+    snapshots: Annotated[int, Ge(0)],
+    matrices: bool,
 ) -> Callable[[int], Records]:
     """Records dense at the start and sparse at the end: step 0, then even on a logarithmic axis,
     then the last step.
@@ -150,33 +162,50 @@ def geometric(
         points: how many at most; a short run has a record at every step.
         steps: the records themselves, beside the first and the last step; given, they win over
             points.
+        every: records at step 0 and after every so many steps; given, it wins over points, and is
+            added to steps.
+        last: records at each of the last so many steps of the budget, or at all steps of a shorter
+            one; they are added to all others, and show whether the loss oscillates.
         snapshots: at how many of the records the matrices are kept as images.
+        matrices: whether the factors are kept at every record, in matrices.safetensors as records.C
+            and records.F (records.W1 … beyond depth 2), (records, n, k) and (records, k, m).
 
     Returns:
         budget → the records.
 
     Raises:
-        Refused: by the function returned, if a step is beyond the budget.
+        Refused: by the function returned, if a step is beyond the budget, or the records cannot fit
+            into memory.
     """
 
     def choose(budget: int) -> Records:
-        if steps is None:
-            # So many points have a gap below 1 even at the end: more would add no step.
-            enough = math.ceil(budget * math.log(budget)) + 2
-            count = min(max(points - 1, 1), enough)
-            refuse_large_array([count], f"record.points={points}", hint="allowed are fewer")
-            axis = np.geomspace(float(budget), 1, count)
-            inner = {min(round(float(step)), budget) for step in axis}
-        else:
-            inner = set(steps)
-            for step in steps:
-                if step > budget:
-                    raise Refused(f"record.steps={step}: allowed are 0 to steps={budget}")
+        size = min(last, budget) + (budget // every if every else 0)
+        refuse_large_array([size], "record.every and record.last", hint="allowed are fewer")
+        inner = set(range(max(budget - last + 1, 0), budget + 1)) if last else set[int]()
+        if steps is None and every is None:
+            inner |= _choose_points(points, budget)
+        for step in steps or []:
+            if step > budget:
+                raise Refused(f"record.steps={step}: allowed are 0 to steps={budget}")
+            inner.add(step)
+        if every is not None:
+            inner |= set(range(0, budget, every))
         records = sorted({0, budget} | inner)
         chosen = np.linspace(0, len(records) - 1, min(snapshots, len(records))).round().astype(int)
-        return Records(records, frozenset(records[i] for i in chosen))
+        drawn = frozenset(records[i] for i in chosen)
+        return Records(records, drawn, min(last, budget + 1), matrices)
 
     return choose
+
+
+def _choose_points(points: int, budget: int) -> set[int]:
+    """At most so many records, even on a logarithmic axis."""
+    # So many points have a gap below 1 even at the end: more would add no step.
+    enough = math.ceil(budget * math.log(budget)) + 2
+    count = min(max(points - 1, 1), enough)
+    refuse_large_array([count], f"record.points={points}", hint="allowed are fewer")
+    axis = np.geomspace(float(budget), 1, count)
+    return {min(round(float(step)), budget) for step in axis}
 
 
 class Trace:
@@ -210,9 +239,7 @@ class Trace:
         """Lets the solver's clock run again."""
         self._clock = time.perf_counter()
 
-    def add(
-        self, state: State, measure: Callable[[State], dict[str, Tensor]], snapshot: bool
-    ) -> None:
+    def add(self, state: State, measure: Callable[[State], dict[str, Tensor]], keep: bool) -> None:
         """Adds a record; the clock stands still while the state is measured."""
         outcome = state.outcome.cpu().numpy()
         self.stop_clock()
@@ -223,11 +250,11 @@ class Trace:
             self._columns[name].append(value.to(torch.float64).cpu().numpy())
         self._lengths = self._lengths + np.broadcast_to(self._running, runs)
         self._running = outcome == Outcome.RUNNING
-        if snapshot:
+        if keep:
             self._kept.append((state.step, tuple(W.cpu() for W in state.factors)))
         self.start_clock()
 
-    def rows(self, state: State, *, snapshots: bool) -> list[Row]:
+    def rows(self, state: State, records: Records) -> list[Row]:
         """A row for each run, after its last state."""
         table = {name: np.stack(column, -1) for name, column in self._columns.items()}
         rows, outcomes = [], state.outcome.cpu().tolist()
@@ -236,17 +263,22 @@ class Trace:
             trajectory = {name: values[b, :length] for name, values in table.items()}
             factors = tuple(W[b].clone() for W in ends)
             end = int(trajectory["step"][-1])
-            images = [(step, tuple(W[b] for W in Ws)) for step, Ws in self._kept if step < end]
-            if snapshots:
+            passed = [(step, tuple(W[b] for W in Ws)) for step, Ws in self._kept if step < end]
+            images = [(step, Ws) for step, Ws in passed if step in records.snapshots]
+            if records.snapshots:
                 images.append((end, factors))
-            rows.append(Row(Outcome(outcomes[b]).label, trajectory, factors, images))
+            row = Row(Outcome(outcomes[b]).label, trajectory, factors, images)
+            if records.matrices:
+                at_records = [*(Ws for _, Ws in passed), factors]
+                row.recorded = tuple(map(torch.stack, zip(*at_records, strict=True)))
+            rows.append(row)
         return rows
 
 
 def follow(
     states: Iterator[State],
     measure: Callable[[State], dict[str, Tensor]],
-    snapshots: frozenset[int] = frozenset(),
+    records: Records,
     trace: Trace | None = None,
 ) -> list[Row]:
     """Follows a stream of batched states to its end and returns a row for each run.
@@ -257,11 +289,11 @@ def follow(
     Args:
         states: the states of runs with leading dimension (B,).
         measure: state → name → (B,).
-        snapshots: the steps at which the factors are kept.
+        records: the steps of the states, and at which of them the factors are kept.
         trace: what was seen of the runs before.
     """
     trace = trace or Trace()
     trace.start_clock()
     for state in states:
-        trace.add(state, measure, state.step in snapshots)
-    return trace.rows(state, snapshots=bool(snapshots))
+        trace.add(state, measure, records.matrices or state.step in records.snapshots)
+    return trace.rows(state, records)

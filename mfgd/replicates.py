@@ -164,6 +164,7 @@ def combine(point: Point, runs: Sequence[Point], rows: Sequence[Row]) -> Ensembl
         trajectory=_join_trajectories(rows),
         factors=rows[middle].factors,
         snapshots=rows[middle].snapshots,
+        recorded=rows[middle].recorded,
         values=values,
         tags=tags | {"replicates.median_seed": str(runs[middle].seed)},
         chosen=runs[middle],

@@ -30,6 +30,8 @@ class Problem:
     measured on them."""
     rank: int | None = None
     """The rank of the truth if D has no noise: a loss can reach 0 from this rank on."""
+    target_rank: int | None = None
+    """The rank of the best approximation that `best_rank_error` refers to; None: there is none."""
     generated: bool = False
     """Whether D was drawn from a seed; if not, D was read from somewhere."""
     noise: float | None = None
@@ -128,7 +130,7 @@ class Problem:
     def layout(self) -> Hashable:
         """What the problems of one batch have in common."""
         heldout = None if self.heldout is None else self.heldout.layout
-        return self.observation.layout, self.truth is None, heldout
+        return self.observation.layout, self.truth is None, heldout, self.target_rank
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The problem in another precision, on another device."""

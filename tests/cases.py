@@ -128,6 +128,7 @@ OBSERVATION = {  # all of it, as it is
     "outliers": 0.0,
     "outlier_scale": 1.0,
     "heldout": 0.0,
+    "target_rank": None,
     "seed": 0,
 }
 

@@ -75,7 +75,8 @@ def bits(row):
     del trajectory["seconds"]
     snapshots = [(step, *map(bytes_of, Ws)) for step, Ws in row.snapshots]
     values = {name: repr(value) for name, value in row.values.items()}
-    return row.outcome, [*map(bytes_of, row.factors)], trajectory, snapshots, values, row.tags
+    kept = [*map(bytes_of, row.factors), *map(bytes_of, row.recorded)]
+    return row.outcome, kept, trajectory, snapshots, values, row.tags
 
 
 def bytes_of(W: Tensor) -> tuple:
@@ -136,6 +137,8 @@ LINES |= {
     if name not in cases.PAIRS
 }
 LINES |= {
+    "kept": "record.matrices=true record.last=6 problem.target_rank=2 problem.condition=4 "
+    "diagnostics=dynamics",
     "masked": "problem.observed=0.5 optimizer=momentum loss=huber diagnostics=full",
     "sparse": "problem.observed=0.5 optimizer=nesterov",
     "plateau": "patience=5 lr=1e-6",

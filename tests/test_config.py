@@ -225,7 +225,7 @@ def own_schedule():
 
 
 def own_record():
-    return record.geometric(points=40, steps=None, snapshots=5)
+    return record.geometric(points=40, steps=None, every=None, last=0, snapshots=5, matrices=False)
 
 
 def test_a_run_of_users_functions_in_every_group():

@@ -17,6 +17,10 @@ VAST = {
     # Adam carries two numbers more for each.
     f"{TALL} rank=100 optimizer=adam": "rank=100 depth=2: .* take 200 MB",
     f"{TALL} rank=80 dtype=float32".replace("s=0", "s=9"): "record.snapshots=9: .* take 208 MB",
+    # The factors at two records, of the batch and of the run: 8 bytes for each of 50·50010 numbers.
+    f"{TALL} rank=50 record.points=2 record.matrices=true": (
+        "record.matrices=true: the factors at 2 records take 140 MB"
+    ),
     # Two Gram matrices of 10¹⁰ numbers each.
     "rank=100000": "rank=100000 depth=2: steps of factors of a 3×4 matrix take 160 GB",
     "rank=1 depth=1000000000 record.snapshots=0": "rank=1 depth=1000000000: .* take 424 GB",

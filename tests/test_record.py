@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import mfgd
 from mfgd import Objective
 from mfgd.descent import State, descent
-from mfgd.record import Row, follow, geometric
+from mfgd.record import Records, Row, follow, geometric
 from mfgd.types import Refused
 
 
@@ -21,36 +21,42 @@ def test_every_option_is_here():
 
 # Records
 
+USUAL = {"points": 40, "steps": None, "every": None, "last": 0, "snapshots": 0, "matrices": False}
+
+
+def records(**keys):
+    return geometric(**USUAL | keys)
+
 
 @given(budget=st.integers(1, 10**7), points=st.integers(1, 200), snapshots=st.integers(0, 300))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_records_and_snapshots(budget, points, snapshots):
-    records, kept = geometric(points=points, steps=None, snapshots=snapshots)(budget)
-    assert (records[0], records[-1]) == (0, budget)
-    assert all(type(step) is int for step in records)
-    assert (np.diff(records) > 0).all()
+    recorded, kept, *_ = records(points=points, snapshots=snapshots)(budget)
+    assert (recorded[0], recorded[-1]) == (0, budget)
+    assert all(type(step) is int for step in recorded)
+    assert (np.diff(recorded) > 0).all()
     # The first and the last step are always there.
-    assert len(records) <= max(points, 2)
-    assert kept <= set(records)
-    assert len(kept) == min(snapshots, len(records))
+    assert len(recorded) <= max(points, 2)
+    assert kept <= set(recorded)
+    assert len(kept) == min(snapshots, len(recorded))
     assert not kept or 0 in kept
 
 
 def test_huge_numbers_of_steps_and_points():
     """2^63 − 1 steps are beyond what floats count, and 10^12 points beyond memory."""
-    steps = geometric(points=5, steps=None, snapshots=0)(2**63 - 1).steps
+    steps = records(points=5, snapshots=0)(2**63 - 1).steps
     assert steps[:2] == [0, 1]
     assert steps[-1] == 2**63 - 1
     ratios = np.diff(np.log(np.array(steps[1:], dtype=float)))
     assert_allclose(ratios, 63 * np.log(2) / 3, rtol=1e-6)
     for budget in (1, 2, 3, 1000):
-        every = geometric(points=10**12, steps=None, snapshots=0)(budget).steps
+        every = records(points=10**12, snapshots=0)(budget).steps
         assert every == list(range(budget + 1))
 
 
 @pytest.mark.parametrize(("budget", "points"), [(10_000, 40), (10**6, 100), (500, 20)])
 def test_records_are_even_on_a_logarithmic_axis(budget, points):
-    steps = np.array(geometric(points=points, steps=None, snapshots=0)(budget).steps[1:])
+    steps = np.array(records(points=points, snapshots=0)(budget).steps[1:])
     late = steps[steps > 100]
     ratio = budget ** (1 / (points - 2))
     assert_allclose(late[1:] / late[:-1], ratio, rtol=0.02)
@@ -62,18 +68,40 @@ def test_records_are_even_on_a_logarithmic_axis(budget, points):
     [([5], [0, 5, 10]), ([], [0, 10]), ([10, 0, 3, 3], [0, 3, 10]), ([9, 1], [0, 1, 9, 10])],
 )
 def test_explicit_steps_win_over_points(steps, expected):
-    assert geometric(points=7, steps=steps, snapshots=0)(10).steps == expected
+    assert records(points=7, steps=steps, snapshots=0)(10).steps == expected
 
 
 def test_a_step_beyond_the_budget_is_refused():
     with pytest.raises(Refused, match=r"^record\.steps=11: allowed are 0 to steps=10$"):
-        geometric(points=7, steps=[3, 11], snapshots=0)(10)
+        records(points=7, steps=[3, 11], snapshots=0)(10)
 
 
 def test_snapshots_are_spread_over_the_records():
-    records, kept = geometric(points=40, steps=None, snapshots=5)(10_000)
-    places = [records.index(step) for step in sorted(kept)]
-    assert_allclose(places, np.linspace(0, len(records) - 1, 5), atol=0.5)
+    recorded, kept, *_ = records(points=40, snapshots=5)(10_000)
+    places = [recorded.index(step) for step in sorted(kept)]
+    assert_allclose(places, np.linspace(0, len(recorded) - 1, 5), atol=0.5)
+
+
+def test_records_after_every_so_many_steps_win_over_points():
+    assert records(every=3)(10).steps == [0, 3, 6, 9, 10]
+    assert records(every=5)(10).steps == [0, 5, 10]
+    assert records(every=20)(10).steps == [0, 10]
+    assert records(every=4, steps=[1, 2])(10).steps == [0, 1, 2, 4, 8, 10]
+
+
+def test_the_last_steps_are_added_to_all_records():
+    plain, added = records(points=20)(10**4), records(points=20, last=5)(10**4)
+    assert added.steps == sorted({*plain.steps, *range(9996, 10001)})
+    assert (plain.last, added.last) == (0, 5)
+    assert records(steps=[2], last=3)(10).steps == [0, 2, 8, 9, 10]
+    assert records(every=4, last=1)(10).steps == [0, 4, 8, 10]
+    assert records(steps=[], last=50)(3) == ([0, 1, 2, 3], frozenset(), 4, False)
+
+
+@pytest.mark.parametrize("keys", [{"every": 1}, {"last": 10**13}, {"every": 7, "last": 10**6}])
+def test_more_records_than_memory_can_hold_are_refused(keys):
+    with pytest.raises(Refused, match=r"^record\.every and record\.last: \d+ entries take .* TB"):
+        records(**keys)(10**13)
 
 
 # Follow
@@ -101,7 +129,7 @@ def measure(state: State) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def rows() -> list[Row]:
-    return follow(stream(divergence=1e6), measure, frozenset([0, 1, 40]))
+    return follow(stream(divergence=1e6), measure, Records(RECORDS, frozenset([0, 1, 40])))
 
 
 def test_each_run_ends_at_its_own_last_record(rows):
@@ -125,6 +153,7 @@ def test_a_converged_run_ends_there():
     rows = follow(
         stream((0.01, 0.02, 0.03), reached=lambda s: torch.tensor([False, s.step >= 5, False])),
         measure,
+        Records(RECORDS, frozenset()),
     )
     assert [row.outcome for row in rows] == ["budget", "converged", "budget"]
     assert [int(row.trajectory["step"][-1]) for row in rows] == [40, 5, 40]
@@ -146,6 +175,21 @@ def test_snapshots_end_with_the_run_s_own_end(rows):
                 assert_array_equal(W, V[b])
 
 
+def test_the_factors_at_every_record_are_those_of_the_states():
+    states = {state.step: state for state in stream(divergence=1e6)}
+    for snapshots in (frozenset(), frozenset([0, 5])):
+        rows = follow(stream(divergence=1e6), measure, Records(RECORDS, snapshots, matrices=True))
+        for b, row in enumerate(rows):
+            steps = row.trajectory["step"].astype(int).tolist()
+            for level, kept in enumerate(row.recorded):
+                expected = torch.stack([states[step].factors[level][b] for step in steps])
+                assert_array_equal(kept, expected)
+            pictured = [step for step, _ in row.snapshots]
+            assert pictured == ([0, 5, steps[-1]] if snapshots and steps[-1] > 5 else pictured)
+            assert bool(pictured) == bool(snapshots)
+    assert rows[1].recorded[0].shape[0] < len(RECORDS)
+
+
 def test_seconds_are_the_solver_s_and_a_share_of_the_batch(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("mfgd.record.time.perf_counter", lambda: now[0])
@@ -159,7 +203,7 @@ def test_seconds_are_the_solver_s_and_a_share_of_the_batch(monkeypatch):
         now[0] += 1000.0
         return measure(state)
 
-    for row in follow(solving(), measuring):
+    for row in follow(solving(), measuring, Records(RECORDS, frozenset())):
         assert_allclose(row.trajectory["seconds"], np.arange(1, len(RECORDS) + 1))
 
 
