@@ -26,7 +26,9 @@ class Method(Enum):
 
     GRADIENT = "a plain gradient step"
     PRECONDITIONED = "a gradient step in the metric of the other factors, without damping"
-    MOMENTUM = "a gradient step with momentum"
+    HEAVY_BALL = "a gradient step with momentum, V ← βV + G, W ← W − lr V"
+    NESTEROV = "a gradient step with momentum, V ← βV + G, W ← W − lr (G + βV)"
+    LEAST_SQUARES = "least squares for one factor after the other"
     OTHER = "none of these"
 
 
@@ -57,6 +59,8 @@ class Optimizer(NamedTuple):
     undefined: Callable[[Memory], Tensor | bool] = _always_defined
     """memory → whether each run has come to factors at which the method is not defined, (*,). Such
     a run stays at the last factors at which it was defined."""
+    beta: Rate = 0.0
+    """β, the share of V that a method with momentum keeps at a step."""
     by_factor: bool = False
     """Whether ``lr`` may be a tuple with a rate for each factor."""
 

@@ -71,9 +71,10 @@ def momentum(*, beta: Share, alternating: bool) -> Optimizer:
         V = beta * V + G
         return V, V
 
-    return step_by_factor(
-        torch.zeros_like, direction, alternating=alternating, method=Method.MOMENTUM
+    moves = step_by_factor(
+        torch.zeros_like, direction, alternating=alternating, method=Method.HEAVY_BALL
     )
+    return moves._replace(beta=beta)
 
 
 def nesterov(*, beta: Share, alternating: bool) -> Optimizer:
@@ -92,9 +93,10 @@ def nesterov(*, beta: Share, alternating: bool) -> Optimizer:
         V = beta * V + G
         return G + beta * V, V
 
-    return step_by_factor(
-        torch.zeros_like, direction, alternating=alternating, method=Method.MOMENTUM
+    moves = step_by_factor(
+        torch.zeros_like, direction, alternating=alternating, method=Method.NESTEROV
     )
+    return moves._replace(beta=beta)
 
 
 def adam(*, beta1: Share, beta2: Share, epsilon: Positive, alternating: bool) -> Optimizer:

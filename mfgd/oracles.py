@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd.noise_oracles import noise_floor, spiked_angles, spiked_values
+from mfgd.rate_oracles import alternating_rate, local_rate, momentum_rate
 from mfgd.record import Row
 from mfgd.spectra import Triplets
 from mfgd.types import Factors
@@ -111,87 +113,21 @@ def _learnt_at_start(start: Factors, target: Triplets) -> Tensor | None:
     return a if balanced and aligned and (a >= 0).all() else None
 
 
-def local_rate(setting: Setting, row: Row) -> Answer | None:
-    """Near the answer a step shrinks what remains by the largest |1 − lr λ| over the curvatures λ
-    there.
-
-    Gradient descent on a noiseless D of rank k: λ is between c min(σ_k(C)², σ_k(F)²) and c (σ₁(C)²
-    + σ₁(F)²), at a balanced answer cσ_k and 2cσ₁: the rate is 1 − lr cσ_k. If D has more singular
-    values, c (σ_k − σ_{k+1}) and 2cσ₁ at a balanced answer. Scaled gradient descent without
-    damping: c (1 − σ_{k+1}/σ_k) and 2c, so that for c = 1 the rate is 1 − lr, whatever the
-    condition number (Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation
-    via scaled gradient descent, section 2). Holds for the squared loss of a complete matrix of rank
-    at least k without penalty at depth 2, one rate, factors that move at once, and two records
-    between rounding and a relative distance of 1 %. From a start inside the answer's own subspaces
-    the least λ that counts is a sum of their curvatures. The deviation is that of 1 − rate,
-    relative; a tenth is allowed, because faster modes still have their say.
-    """
-    moves = setting.is_gradient_descent or setting.is_scaled_gradient_descent
-    known = setting.is_quadratic and moves and len(setting.start) == 2
-    if not known or row.outcome == "diverged":
-        return None
-    curvatures, near = _extreme_curvatures(setting, row), _last_records_near_answer(setting, row)
-    if curvatures is None or near is None:
-        return None
-    lr, c, (least, most) = setting.lr, setting.curvature, curvatures
-    rate = max(abs(1 - lr * c * least), abs(1 - lr * c * most))
-    if not 0 < rate < 1:
-        return None
-    (first, last), left, steps = near, row.remaining(), row.trajectory["step"]
-    measured = math.exp(math.log(left[last] / left[first]) / (steps[last] - steps[first]))
-    return Answer((1 - measured) / (1 - rate) - 1, 0.1, {"contraction": rate})
-
-
-def _extreme_curvatures(setting: Setting, row: Row) -> tuple[float, float] | None:
-    """The least and the largest λ/c of `local_rate`; None if theory does not know them."""
-    sigma, k = setting.problem.spectrum, setting.rank
-    assert sigma is not None
-    if k > len(sigma) or sigma[k - 1] == 0:
-        return None
-    first, last, beyond = float(sigma[0]), float(sigma[k - 1]), 0.0
-    if k < len(sigma):
-        beyond = float(sigma[k])
-    inside = _starts_in_final_subspaces(setting, row)
-    if setting.is_scaled_gradient_descent:
-        return (2.0 if inside else 1 - beyond / last), 2.0
-    if beyond == 0:
-        C, F = (torch.linalg.svdvals(W.to(torch.float64)).square() for W in row.factors)
-        least = C[-1] + F[-1] if inside else min(C[-1], F[-1])
-        return float(least), float(C[0] + F[0])
-    if row.trajectory["balance"][-1] <= 0.02 * (last - beyond):
-        return (2 * last if inside else last - beyond), 2 * first
-    return None
-
-
-def _starts_in_final_subspaces(setting: Setting, row: Row) -> bool:
-    """Whether the start is in the subspaces of the end, so that no mode outside had to decay."""
-    pairs = ((setting.start[0], row.factors[0]), (setting.start[-1].mT, row.factors[-1].mT))
-    for start, end in pairs:
-        Q = torch.linalg.qr(end.to(torch.float64)).Q
-        outside = torch.linalg.norm(start - Q @ (Q.mT @ start))
-        if not outside <= 1e-6 * torch.linalg.norm(start):
-            return False
-    return True
-
-
-def _last_records_near_answer(setting: Setting, row: Row) -> tuple[int, int] | None:
-    """The last two records between rounding and a relative distance of 1 %, if there are two."""
-    left = np.nan_to_num(row.remaining(), nan=np.inf)
-    (near,) = np.nonzero(left < 1e-2 * math.sqrt(setting.loss_of_zero))
-    return (int(near[-2]), int(near[-1])) if len(near) >= 2 else None
-
-
 def stability(setting: Setting, row: Row) -> Answer | None:
-    """Gradient descent does not converge to an answer at a rate above 2 over the least sharpness of
-    an answer, at depth 2 lr = 1/cσ₁.
+    """Gradient descent does not converge to an answer at a rate above 2 over the least sharpness λ
+    of an answer, at depth 2 lr = 1/cσ₁; the heavy ball above (2 + 2β)/λ, and Nesterov's method
+    above (2 + 2β)/((1 + 2β)λ).
 
-    Source: `mfgd.theory.rate_unit`. A run below the limit that reaches the answer agrees; nothing
-    is said of the other runs below the limit. Holds for the squared loss of a complete matrix
-    without penalty, gradient descent at one rate, and a start that is not the answer. The deviation
-    is lr over the limit − 1 if a run above the limit reached the answer, else 0.
+    Source: `mfgd.theory.rate_unit`; with momentum Polyak 1964, Some methods of speeding up the
+    convergence of iteration methods, and Cohen and others 2021, Gradient descent on neural networks
+    typically occurs at the edge of stability, appendix B. A run below the limit that reaches the
+    answer agrees; nothing is said of the other runs below the limit. Holds for the squared loss of
+    a complete matrix without penalty, these methods at one rate, factors that move at once, and a
+    start that is not the answer. The deviation is lr over the limit − 1 if a run above the limit
+    reached the answer, else 0.
     """
     limit = setting.rate_limit
-    if not (setting.is_shared_gradient_descent and limit > 0):
+    if not limit > 0:
         return None
     enough = setting.closeness(row)
     reached = abs(setting.excess(row)) <= enough
@@ -220,53 +156,18 @@ def sharpness_of_answer(setting: Setting, row: Row) -> Answer | None:
     return Answer(deviation, max(CLOSE, 1e3 * row.epsilon), {"sharpness": expected})
 
 
-def noise_floor(setting: Setting, row: Row) -> Answer | None:
-    """Under Gaussian noise of standard deviation s the error ends at about
-    s √(r (n + m − r)/p) / ‖D*‖.
-
-    r (n + m − r) is the dimension of the matrices of rank r, and p the share of observed entries:
-    this is the error if the tangent space is known (Candès, Plan 2010, Matrix completion with
-    noise, section III.B). Holds for the squared loss without penalty at the rank r of the truth, if
-    the noise is weak, s (√n + √m) ≤ √p σ_r/4, there are at least four times as many observed
-    entries as dimensions, and the run has settled: its last two records differ by at most 1 %. The
-    deviation is relative; four standard deviations of the draw are allowed, and a tenth for what is
-    beyond first order.
-    """
-    problem, loss = setting.problem, setting.loss
-    if loss.curvature is None or loss.penalty or not problem.noise:
-        return None
-    sigma = problem.truth_spectrum
-    if sigma is None:
-        return None
-    (n, m), r = problem.shape, int((sigma > 0).sum())
-    dimension, share = r * (n + m - r), float(problem.count) / (n * m)
-    strength = problem.noise * (math.sqrt(n) + math.sqrt(m))
-    weak = strength <= math.sqrt(share) * float(sigma[r - 1]) / 4
-    enough_entries = share * n * m >= 4 * dimension
-    if setting.rank != r or not weak or not enough_entries or not _has_settled(row):
-        return None
-    floor = problem.noise * math.sqrt(dimension / share) / float(sigma.square().sum().sqrt())
-    deviation = float(row.trajectory["relative_error"][-1]) / floor - 1
-    allowed = 0.1 + 4 / math.sqrt(2 * dimension)
-    return Answer(deviation, allowed, {"relative_error": floor})
-
-
-def _has_settled(row: Row) -> bool:
-    """Whether the relative errors of the last two records differ by at most 1 %."""
-    error = row.trajectory["relative_error"]
-    if len(error) < 2 or row.outcome == "diverged":
-        return False
-    return bool(abs(error[-1] - error[-2]) <= 0.01 * error[-1])
-
-
 ORACLES: dict[str, Oracle] = {
     "eckart_young": eckart_young,
     "soft_threshold": soft_threshold,
     "saxe": saxe,
     "local_rate": local_rate,
+    "momentum_rate": momentum_rate,
+    "alternating_rate": alternating_rate,
     "stability": stability,
     "sharpness": sharpness_of_answer,
     "noise_floor": noise_floor,
+    "spiked_values": spiked_values,
+    "spiked_angles": spiked_angles,
 }
 """Name of an oracle in tags and metrics → its function."""
 
@@ -278,9 +179,8 @@ def judge(setting: Setting, row: Row) -> None:
     Nothing agrees with a loss that no arithmetic can give.
     """
     impossible = setting.is_impossible(row)
-    limit = setting.rate_limit
-    if setting.is_shared_gradient_descent and limit > 0:
-        row.values["lr_limit"] = limit
+    if setting.rate_limit > 0:
+        row.values["lr_limit"] = setting.rate_limit
     for name, oracle in ORACLES.items():
         answer = oracle(setting, row)
         if answer is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mfgd.linalg import is_finite, power_of_two
-from mfgd.method import Optimizer, Rate, descend, forget
+from mfgd.method import Method, Optimizer, Rate, descend, forget
 from mfgd.objective import Objective
 from mfgd.types import Factors, Refused
 
@@ -72,7 +72,7 @@ def als() -> Optimizer:
         _refuse_unless_quadratic("als", objective, factors)
         _refuse_zero("als", factors[1:])
 
-    return Optimizer(forget, step, check, simultaneous=False)
+    return Optimizer(forget, step, check, Method.LEAST_SQUARES, simultaneous=False)
 
 
 def alt_gd_min() -> Optimizer:

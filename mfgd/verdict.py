@@ -56,7 +56,7 @@ class Setting(NamedTuple):
     @property
     def is_shared_gradient_descent(self) -> bool:
         """Whether this is gradient descent at a rate of each factor that stays as it is."""
-        return self._has_method(Method.GRADIENT)
+        return self.has_method(Method.GRADIENT)
 
     @property
     def has_equal_shares(self) -> bool:
@@ -65,18 +65,30 @@ class Setting(NamedTuple):
 
     @property
     def rate_limit(self) -> float:
-        """`mfgd.theory.rate_limit`, of the rate of the first factor."""
-        mean = math.prod(self.shares) ** (1 / len(self.shares))
-        return rate_limit(self.problem, self.loss, len(self.start), mean)
+        """The rate of the first factor above which the method converges to no minimizer; NaN if
+        theory does not know it.
+
+        It is `mfgd.theory.rate_limit` for gradient descent, and at β of the momentum 1 + β times
+        that for the heavy ball, (1 + β)/(1 + 2β) times that for Nesterov's method.
+        """
+        if not self.has_method(Method.GRADIENT, Method.HEAVY_BALL, Method.NESTEROV):
+            return math.nan
+        mean, beta = math.prod(self.shares) ** (1 / len(self.shares)), float(self.optimizer.beta)
+        wider = 1 + beta
+        if self.optimizer.method is Method.NESTEROV:
+            wider /= 1 + 2 * beta
+        return wider * rate_limit(self.problem, self.loss, len(self.start), mean)
 
     @property
     def is_scaled_gradient_descent(self) -> bool:
         """Whether this is scaled gradient descent at one rate, undamped, all factors at once."""
-        return self._has_method(Method.PRECONDITIONED) and self.has_equal_shares
+        return self.has_method(Method.PRECONDITIONED) and self.has_equal_shares
 
-    def _has_method(self, method: Method) -> bool:
+    def has_method(self, *methods: Method, simultaneous: bool = True) -> bool:
+        """Whether the run has one of these methods, at a rate that stays as it is."""
         chosen = self.optimizer
-        return chosen.method is method and chosen.simultaneous and math.isfinite(self.lr)
+        as_told = chosen.simultaneous == simultaneous and math.isfinite(self.lr)
+        return chosen.method in methods and as_told
 
     @property
     def curvature(self) -> float:

@@ -307,7 +307,7 @@ VERDICTS = {
         ("agrees", (*LOW, "steps=2000", "lr=1.2")),
         ("agrees", (*LOW, "steps=200", "lr=6")),
         (None, (*LOW, "steps=20", "lr=0.9")),
-        (None, (*LOW, "steps=2000", "lr=1.2", "optimizer=nesterov")),
+        (None, (*LOW, "steps=2000", "lr=1.2", "optimizer=adam")),
         (None, (*LOW, "steps=200", "lr=1.2", "init=spectral", "init.scale=1.0")),
         ("agrees", (*LOW, "steps=200", "lr=1.2", "depth=3")),
         (None, (*LOW, "steps=200", "lr=0.6", "depth=3")),
