@@ -10,7 +10,6 @@ import math
 from dataclasses import replace
 from typing import Any, Literal, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +27,8 @@ from mfgd.observe import (
 from mfgd.reading import Decimal, ReadingKeys
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
-from mfgd.types import Count, Entry, Positive, Refused, Seed, Share
+from mfgd.truths import draw_truth, refuse_oblong
+from mfgd.types import Count, Entry, Positive, Seed, Share
 from mfgd.whole import positions_unless_all
 
 __all__ = [
@@ -102,30 +102,17 @@ def synthetic(
         Refused: a rank or spectrum beyond min(n, m), a condition below 1, a symmetric D with n ≠ m,
             or a key that `observe` refuses.
     """
-    _refuse_oblong(n, m, symmetric)
-    if condition < 1:
-        raise Refused(f"problem.condition={condition}: must be at least 1")
-    if spectrum is None:
-        key, values = f"problem.rank={rank}", np.linspace(1, 1 / condition, rank)
-    else:
-        key, values = f"problem.spectrum of length {len(spectrum)}", np.array(spectrum)
-    r = len(values)
-    if not 1 <= r <= min(n, m):
-        raise Refused(f"{key}: must be between 1 and min(n, m) = {min(n, m)}")
-    sigma = torch.as_tensor(values, dtype=torch.float64).sort(descending=True).values
     generator = stream("problem data", observation["seed"])
 
-    def columns(size: int) -> Tensor:
+    def columns(size: int, r: int) -> Tensor:
         if basis == "identity":
             return torch.eye(size, r, dtype=torch.float64)
         return orthonormal(size, r, generator)
 
-    U = columns(n)
-    V = U if symmetric else columns(m)
-    seen = observe(LowRank(U * sigma, V.mT), rank=r, generated=True, **observation)
-    overruled = {} if spectrum is None else {"rank": r, "condition": float(sigma[0] / sigma[-1])}
-    draws = {"data": hash_tensors(U, V)} | seen.draws
-    return replace(seen, overruled=overruled, draws=draws)
+    truth = draw_truth(columns, n, m, rank, spectrum, condition, symmetric)
+    seen = observe(LowRank(*truth.factors), rank=truth.rank, generated=True, **observation)
+    draws = {"data": truth.hash()} | seen.draws
+    return replace(seen, overruled=truth.overrule(spectrum), draws=draws)
 
 
 def gaussian(
@@ -153,17 +140,12 @@ def gaussian(
         Refused: a symmetric D with n ≠ m, a matrix that cannot fit into memory, or a key that
             `observe` refuses.
     """
-    _refuse_oblong(n, m, symmetric)
+    refuse_oblong(n, m, symmetric)
     refuse_large_array((n, m), "problem=gaussian", hint="allowed are smaller n and m")
     G = standard_normal((n, m), stream("problem data", observation["seed"]))
     D = scale * ((G + G.mT) / math.sqrt(2) if symmetric else G)
     seen = observe(D, generated=True, **observation)
     return replace(seen, draws={"data": hash_tensors(G)} | seen.draws)
-
-
-def _refuse_oblong(n: int, m: int, symmetric: bool) -> None:
-    if symmetric and n != m:
-        raise Refused(f"problem.symmetric=true with problem.n={n}, problem.m={m}: must be square")
 
 
 def explicit(*, matrix: list[list[Entry]], **observation: Unpack[ObservationKeys]) -> Problem:
