@@ -106,7 +106,7 @@ class AllEntries(_DenseEntries):
 
     @classmethod
     def stack(cls, runs: Sequence[AllEntries], stack: Stack) -> AllEntries:
-        return cls(_stack_tensors([run.target for run in runs], stack))
+        return cls(stack_tensors([run.target for run in runs], stack))
 
 
 class MaskedEntries(_DenseEntries):
@@ -158,10 +158,10 @@ class MaskedEntries(_DenseEntries):
     @classmethod
     def stack(cls, runs: Sequence[MaskedEntries], stack: Stack) -> MaskedEntries:
         targets, masks = [run.target for run in runs], [run.mask for run in runs]
-        return cls(_stack_tensors(targets, stack), _stack_tensors(masks, stack))
+        return cls(stack_tensors(targets, stack), stack_tensors(masks, stack))
 
 
-def _stack_tensors(runs: list[Tensor], stack: Stack) -> Tensor:
+def stack_tensors(runs: list[Tensor], stack: Stack) -> Tensor:
     """Tensors under a leading run dimension; a tensor that all runs share is expanded, not
     copied."""
     if all(X is runs[0] for X in runs):

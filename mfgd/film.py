@@ -170,11 +170,12 @@ class Screen:
         self.name = f"rank {point.rank}, lr {', '.join(f'{lr:g}' for lr in point.lr)}"
         self.figure = Figure(figsize=(9, 7.4), layout="constrained", dpi=DPI)
         (estimate, residual), (spectrum, path) = self.figure.subplots(2, 2)
-        D, *_ = problem.observation.picture(row.factors, PIXELS)
+        drawn, self.pictured = problem.pictured
+        D, *_ = self.pictured.picture(row.factors, PIXELS)
         self.maps = []
         for axes, name, scale in (
             (estimate, "D̂", scale_of(D)),
-            (residual, "D̂ − D", scale_about_0(D)),
+            (residual, f"D̂ − {drawn}", scale_about_0(D)),
         ):
             image = axes.imshow(D, aspect="auto", interpolation="nearest", **scale)
             axes.set_facecolor("0.8")
@@ -197,7 +198,7 @@ class Screen:
         """The figure at each snapshot."""
         for i, (step, factors) in enumerate(self.row.snapshots):
             self.figure.suptitle(f"{self.name}: step {step}")
-            _, *pictures = self.problem.observation.picture(factors, PIXELS)
+            _, *pictures = self.pictured.picture(factors, PIXELS)
             for image, X in zip(self.maps, pictures, strict=True):
                 low, high = image.get_clim()
                 image.set_data(np.clip(np.where(np.isfinite(X), X, np.nan), low, high))

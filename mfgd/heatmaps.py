@@ -54,7 +54,8 @@ def pictures(problem: Problem, factors: Factors) -> dict[str, np.ndarray]:
     The scales are those of D at every step, so that the images of a series compare: D̂ is on the
     scale that it has in `plots.matrices`, the residual from −max |D| to max |D|.
     """
-    D, estimate, residual = problem.observation.picture(factors, PIXELS)
+    _, pictured = problem.pictured
+    D, estimate, residual = pictured.picture(factors, PIXELS)
     return {
         "D_hat": _to_rgb(estimate, **scale_of(D)),
         "residual": _to_rgb(residual, **scale_about_0(D)),

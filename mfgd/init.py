@@ -94,9 +94,10 @@ def balanced(*, scale: NonNegative, ratio: NonNegative) -> Init:
 
 def spectral(*, scale: NonNegative, ratio: NonNegative) -> Init:
     """The best rank-k approximation U Σ Vᵀ of the observed matrix over the share of observed
-    entries, split evenly.
+    entries, split evenly; for linear measurements y of D, of A*(y)/N, whose mean is D.
 
-    At scale 1, full observation and squared loss this is the optimum itself.
+    At scale 1, full observation and squared loss this is the optimum itself. For y_i = a_iᵀ D a_i
+    it is ½ (A*(y)/N − I mean y) that has the mean D.
 
     Source: Tong, Ma, Chi 2021, Accelerating ill-conditioned low-rank matrix estimation via scaled
     gradient descent, eq. 15.
@@ -130,11 +131,11 @@ def sketch(*, power: Annotated[int, Ge(0)], scale: NonNegative, ratio: NonNegati
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
         if len(widths) != 3:
             raise Refused(f"init=sketch at depth={len(widths) - 1}: allowed is depth=2")
-        n, k, m = widths
+        _, k, m = widths
         seen, D = problem.observation, problem.observation.target
         rows = standard_normal((m, k), generator).mT / k**0.5
         F = standard_normal((k, m), generator) / m**0.5
-        C = seen.times_transposed(D, rows) * (n * m / float(problem.count))
+        C = seen.times_transposed(D, rows) * (seen.dilution / float(problem.count))
         for _ in range(power):
             rows = seen.transposed_times(C / problem.top_singular_value, D)
             C = seen.times_transposed(D, rows) / problem.top_singular_value

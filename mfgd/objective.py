@@ -122,8 +122,9 @@ class Objective:
             moved = block.seen.apply(V, tails[0], multiply) + block.seen.apply(
                 W, turns[0], multiply
             )
-            S, dS = self._slopes_and_change(block, (factors[0], tails[0]), moved)
             seen = block.seen
+            S, dS = self._slopes_and_change(block, (factors[0], tails[0]), moved)
+            S, dS = seen.pull_back(S), seen.pull_back(dS)
             first.append(
                 seen.times_transposed(dS, tails[0], multiply)
                 + seen.times_transposed(S, turns[0], multiply)
@@ -209,7 +210,7 @@ class Objective:
         first: list[Tensor] = []
         above: Tensor | None = None  # (W₁…W_{l−1})ᵀ S
         for block in self.blocks:
-            S = self._slopes(block, (factors[0], tails[0]), self._memory)
+            S = block.seen.pull_back(self._slopes(block, (factors[0], tails[0]), self._memory))
             if only is None or only == 0:
                 first.append(block.seen.times_transposed(S, tails[0], multiply))
             if only != 0:

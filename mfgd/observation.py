@@ -1,8 +1,9 @@
 """What is seen of a matrix D: all its entries, the entries under a mask, or a list of entries
 (`mfgd.sparse`).
 
-An observation A maps a matrix X (*, n, m) to the entries of X that are observed. A loss, a
-gradient, an error and a picture need nothing else of D. Leading dimensions * are runs.
+An observation A maps a matrix X (*, n, m) to the entries of X that are observed, or to linear
+measurements of X (`mfgd.measurements`). A loss, a gradient, an error and a picture need nothing
+else of D. Leading dimensions * are runs.
 """
 
 from __future__ import annotations
@@ -55,8 +56,21 @@ class Observation(ABC):
     listed entries."""
     complete: ClassVar[bool] = False
     """Whether every entry is observed."""
+    entrywise: ClassVar[bool] = True
+    """Whether entries are observed, and not linear measurements (`mfgd.measurements`)."""
     arrays_of_a_step: ClassVar[int | None]
     """How many (n, m) arrays a step touches; None if a run shares its batch with no other run."""
+
+    @property
+    def shared_arrays(self) -> int:
+        """How many (n, m) arrays a step touches beside these, which runs of one problem share."""
+        return 0
+
+    @property
+    def dilution(self) -> float:
+        """d, if ‖X‖² is about d times the mean square of A(X): n m, if entries are observed."""
+        n, m = self.shape
+        return n * m
 
     @property
     @abstractmethod
@@ -91,6 +105,11 @@ class Observation(ABC):
         self, left: Tensor, S: Tensor, multiply: Multiply = torch.matmul
     ) -> Tensor:
         """Lᵀ S, (*, k, m), for L (*, n, k) and S laid out like `target`."""
+
+    def pull_back(self, S: Tensor) -> Tensor:
+        """S, laid out like `target`, in the form that is multiplied fastest by two factors, one
+        after the other."""
+        return S
 
     def blocks(self) -> Iterator[tuple[slice | None, Observation]]:
         """Blocks of rows (None: all rows) and what is seen of these rows."""
@@ -128,6 +147,11 @@ class Observation(ABC):
     def gram_times(self, left: Tensor, right: Tensor) -> Tensor:
         """Lᵀ A(L R), (*, k, m)."""
         return self.transposed_times(left, self.apply(left, right))
+
+    def bytes_to_solve(self, k: int) -> int:
+        """The bytes that `solve_left` and `solve_right` certainly need beside the factors, at a
+        width k."""
+        return 0
 
     def solve_left(self, right: Tensor, ridge: float | Tensor) -> Tensor:
         """The L (*, n, k) that minimizes ½‖A(L R − D)‖² + ridge/2 ‖L‖²."""

@@ -151,11 +151,13 @@ def matrices(row: Row, problem: Problem, title: str = "") -> Figure:
     finite, is grey.
 
     D and D̂ share a scale, and the residuals have their own. Where the truth D* is known, a fourth
-    map shows D̂ − D* on the entries that are not observed.
+    map shows D̂ − D* on the entries that are not observed. Of linear measurements D* is drawn in the
+    place of D, or if it is unknown what A*(y) tells of D.
     """
-    D, estimate, residual = problem.observation.picture(row.factors, PIXELS)
+    drawn, pictured = problem.pictured
+    D, estimate, residual = pictured.picture(row.factors, PIXELS)
     estimate, residual = (np.where(np.isfinite(X), X, np.nan) for X in (estimate, residual))
-    values, residuals = {"D": D, "D̂": estimate}, {"D̂ − D": residual}
+    values, residuals = {drawn: D, "D̂": estimate}, {f"D̂ − {drawn}": residual}
     truth = problem.truth
     if isinstance(truth, AllEntries) and truth.target.shape == D.shape and np.isnan(D).any():
         missed = estimate - truth.target.numpy()

@@ -26,8 +26,8 @@ class Problem:
     truth: Truth | None = None
     """D*, the noiseless and complete matrix behind D; None if it is unknown."""
     heldout: Observation | None = None
-    """The observed entries that are held out: descent does not see them, and `heldout_error` is
-    measured on them."""
+    """The observed entries, or measurements, that are held out: descent does not see them, and
+    `heldout_error` is measured on them."""
     rank: int | None = None
     """The rank of the truth if D has no noise: a loss can reach 0 from this rank on."""
     target_rank: int | None = None
@@ -35,19 +35,19 @@ class Problem:
     generated: bool = False
     """Whether D was drawn from a seed; if not, D was read from somewhere."""
     noise: float | None = None
-    """Standard deviation of the Gaussian noise of D about the truth; None if it is unknown or there
-    are outliers."""
+    """Standard deviation of the Gaussian noise of D about the truth; None if it is unknown, if
+    there are outliers, and of linear measurements."""
     source: Source | None = None
     """The file that D was read from; None if there is none."""
     overruled: dict[str, float] = field(default_factory=dict)
     """Keys of the option that another key overrules → the number that holds instead."""
     draws: dict[str, str] = field(default_factory=dict)
-    """Hash of each random draw that was made: data, noise, mask, outliers, heldout."""
+    """Hash of each random draw that was made: data, operator, noise, mask, outliers, heldout."""
 
     @property
     def D(self) -> Tensor:
         """The observed entries: (*, n, m) with 0 for an entry that is not observed, or (N,) of N
-        listed entries."""
+        listed entries; (*, 1, N) of N linear measurements."""
         return self.observation.target
 
     @property
@@ -71,6 +71,16 @@ class Problem:
         if self.truth is None:
             return False
         return not isinstance(self.truth, AllEntries) or self.truth.target is not self.D
+
+    @property
+    def pictured(self) -> tuple[str, Observation]:
+        """What D̂ is drawn beside, and its name: D; of linear measurements the truth D*, or if it is
+        unknown what A*(y) tells of D."""
+        if self.observation.entrywise:
+            return "D", self.observation
+        if isinstance(self.truth, AllEntries):
+            return "D*", self.truth
+        return "A*(y)", self.observation
 
     @cached_property
     def spectrum(self) -> Tensor | None:

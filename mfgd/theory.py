@@ -47,7 +47,7 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
 
 def curvature(problem: Problem, loss: Loss) -> float:
     """c of f ≈ c/2 ‖W₁…W_L − D‖² near the answer: ρ″(0) times the weight of an entry times the
-    share of observed entries.
+    share of observed entries; N over the dilution of linear measurements stands for the share.
 
     NaN if ρ is no function of the residual, or if ρ has no positive second derivative at 0, like
     the absolute value.
@@ -60,7 +60,7 @@ def curvature(problem: Problem, loss: Loss) -> float:
         second = float(torch.func.grad(lambda r: slope(r).sum())(zero))
     if not second > 0:
         return math.nan
-    size = math.prod(problem.shape)
+    size = problem.observation.dilution
     share = float(problem.count) / size
     return second * (loss.scale / size if loss.reduction == "mean" else loss.scale * share)
 
@@ -84,7 +84,7 @@ def rate_unit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0)
         depth: L.
         mean_share: (s₁⋯s_L)^{1/L}.
     """
-    share = float(problem.count) / math.prod(problem.shape)
+    share = float(problem.count) / problem.observation.dilution
     sharpness = (
         curvature(problem, loss) * depth * (problem.top_singular_value / share) ** (2 - 2 / depth)
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mfgd.capacity import refuse_unless_fits
 from mfgd.linalg import is_finite, power_of_two
 from mfgd.method import Method, Optimizer, Rate, descend, forget
 from mfgd.objective import Objective
@@ -38,6 +39,8 @@ def mu() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _refuse_unless_quadratic("mu", objective, factors)
+        if not objective.observation.entrywise:
+            raise Refused("optimizer=mu: allowed are problems whose entries are observed")
         if (objective.observation.target < 0).any():
             raise Refused("optimizer=mu: D has negative entries; allowed is a matrix without")
         if any((W < 0).any() for W in factors):
@@ -70,6 +73,7 @@ def als() -> Optimizer:
 
     def check(objective: Objective, factors: Factors) -> None:
         _refuse_unless_quadratic("als", objective, factors)
+        _refuse_vast("als", objective, factors)
         _refuse_zero("als", factors[1:])
 
     return Optimizer(forget, step, check, Method.LEAST_SQUARES, simultaneous=False)
@@ -103,6 +107,7 @@ def alt_gd_min() -> Optimizer:
         if objective.penalized:
             raise Refused("optimizer=alt_gd_min: allowed is loss.penalty=0")
         n, k = factors[0].shape[-2:]
+        _refuse_vast("alt_gd_min", objective, factors)
         if k > n:
             raise Refused(f"optimizer=alt_gd_min at rank={k}: allowed is rank ≤ {n}, the rows of D")
 
@@ -140,6 +145,14 @@ def _refuse_zero(name: str, factors: Factors) -> None:
             f"optimizer={name}: a factor of the start is 0, which this method never leaves; "
             "allowed is a start with other factors, such as a larger init.ratio"
         )
+
+
+def _refuse_vast(name: str, objective: Objective, factors: Factors) -> None:
+    """Refuses least squares that cannot fit into memory."""
+    k = factors[0].shape[-1]
+    size = objective.observation.bytes_to_solve(k)
+    said = f"optimizer={name} at rank={k}: least squares for a factor take"
+    refuse_unless_fits(size, said, "allowed is a lower rank, or an optimizer such as gd")
 
 
 def _refuse_unless_quadratic(name: str, objective: Objective, factors: Factors) -> None:
