@@ -74,7 +74,8 @@ def refuse_vast_run(point: Point, problem: Problem, records: Records) -> float:
     if point.device == "cpu":
         solving += step
     elif is_gpu(point.device):
-        size = step + problem.D.numel() * point.dtype.itemsize
+        numbers = problem.D.numel() + problem.observation.shared_arrays * n * m
+        size = step + numbers * point.dtype.itemsize
         said = f"device={point.device}: D and factors of rank={k} depth={point.depth} take"
         refuse_unless_fits(size, said, "allowed is less of it", free_gpu_memory(point.device))
     measures = MEASURES + min(k, n, m, SIGMAS)

@@ -219,18 +219,20 @@ def _add_outliers(
     return values.index_copy(0, hit, bound * numbers[hit])
 
 
-def hold_out(size: int, share: float, seed: int, draws: dict[str, str]) -> Tensor | None:
-    """Which of `size` observed entries are held out, ascending; None: no entry.
+def hold_out(
+    size: int, share: float, seed: int, draws: dict[str, str], what: str = "observed entries"
+) -> Tensor | None:
+    """Which of `size` observed entries, or of what else, are held out, ascending; None: none.
 
     Raises:
-        Refused: the share leaves no entry to see, or holds out no entry.
+        Refused: the share leaves nothing to see, or holds out nothing.
     """
     if not share:
         return None
     source = HashedStream("problem heldout", seed)
     held = draw_smallest(source, round(share * size), size)
     if not 0 < len(held) < size:
-        counts = f"holds out {len(held)} of {size} observed entries; must be 1 to {size - 1}"
+        counts = f"holds out {len(held)} of {size} {what}; must be 1 to {size - 1}"
         raise Refused(f"problem.heldout={share}: {counts}")
     draws["heldout"] = source.hash()
     return held

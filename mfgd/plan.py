@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -35,6 +35,8 @@ class Layout(NamedTuple):
     m: int
     arrays: int | None
     """How many (n, m) arrays a step touches; None: the run shares its batch with no other run."""
+    shared: int
+    """How many more, of which runs of one problem share one copy."""
 
 
 def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
@@ -66,10 +68,10 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         groups.setdefault(group, []).append(i)
     batches: list[list[int]] = []
     sizes: list[tuple[int, float]] = []
-    for kind, members in groups.items():
+    for kind, members, arrays in _part_groups(points, groups, layouts):
         first = points[members[0]]
         layout = layouts[drop_seed(first.problem)]
-        size = count_runs(first, layout.n, layout.m, layout.arrays)
+        size = count_runs(first, layout.n, layout.m, arrays)
         if workers > 1:
             share = math.ceil(len(points) * first.replicates / workers)
             size = min(size, max(FEWEST, min(MOST, share)))
@@ -78,6 +80,31 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         sizes += [(len(batch) * first.replicates, demands[kind]) for batch in batches[len(sizes) :]]
     refuse_vast_batches(sizes[:workers])
     return batches
+
+
+def _part_groups(
+    points: Sequence[Point],
+    groups: Mapping[Hashable, list[int]],
+    layouts: Mapping[Component, Layout],
+) -> Iterator[tuple[Hashable, list[int], int | None]]:
+    """Groups with how many arrays a step of each run touches. Runs of several problems that cannot
+    share what runs of one problem do are parted by their problem, unless they fit nevertheless."""
+    for kind, members in groups.items():
+        first = points[members[0]]
+        layout = layouts[drop_seed(first.problem)]
+        parts: dict[Hashable, list[int]] = {}
+        for i in members if layout.shared else ():
+            parts.setdefault(points[i].problem, []).append(i)
+        apart = (layout.arrays or 0) + layout.shared
+        moves = any(group == "problem" for group, _ in first.moving)
+        fits = count_runs(first, layout.n, layout.m, apart) >= len(members) * first.replicates
+        if not layout.shared:
+            yield kind, members, layout.arrays
+        elif moves or (fits and len(parts) > 1):
+            yield kind, members, apart
+        else:
+            for part in parts.values():
+                yield kind, part, layout.arrays
 
 
 def _identity(point: Point) -> Hashable:
@@ -96,8 +123,9 @@ def _find_layout(point: Point) -> Layout:
         raise
     except Exception:
         # The problem fails again, as a run of its own, when it is solved.
-        return Layout(point.problem, 1, 1, 2)
-    return Layout(problem.layout, *problem.shape, problem.observation.arrays_of_a_step)
+        return Layout(point.problem, 1, 1, 2, 0)
+    seen = problem.observation
+    return Layout(problem.layout, *problem.shape, seen.arrays_of_a_step, seen.shared_arrays)
 
 
 def _refuse_early(point: Point) -> float:

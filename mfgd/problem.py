@@ -25,6 +25,7 @@ from mfgd.observe import (
     place_entries,
 )
 from mfgd.reading import Decimal, ReadingKeys
+from mfgd.sensing import sensing
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
 from mfgd.truths import draw_truth, refuse_oblong
@@ -40,6 +41,7 @@ __all__ = [
     "gaussian",
     "notebook",
     "ratings",
+    "sensing",
     "synthetic",
 ]
 

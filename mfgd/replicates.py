@@ -105,7 +105,10 @@ def _chunk(runs: Sequence[Point]) -> Iterator[Sequence[Point]]:
     """Runs, as many at a time as one batch may have."""
     try:
         problem = load_problem(runs[0].problem)
-        size = count_runs(runs[0], *problem.shape, problem.observation.arrays_of_a_step)
+        seen, arrays = problem.observation, problem.observation.arrays_of_a_step
+        if arrays is not None and len({run.problem for run in runs}) > 1:
+            arrays += seen.shared_arrays
+        size = count_runs(runs[0], *problem.shape, arrays)
     except Exception:  # the problem fails again, as a run of its own
         size = 1
     for begin in range(0, len(runs), size):

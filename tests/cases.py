@@ -149,6 +149,12 @@ SYNTHETIC = (
     | OBSERVATION
 )
 
+SENSING = {
+    **{"n": N, "m": M, "rank": 2, "spectrum": None, "condition": 2.0, "symmetric": False},
+    **{"ensemble": "gaussian", "measurements": None, "oversampling": 3.0},
+    **{"noise": 0.0, "heldout": 0.0, "seed": 0},
+}
+
 PROBLEMS = {
     "exact": {},
     "full": {"noise": 0.1},
@@ -179,6 +185,7 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "gaussian": lambda folder: mfgd.problem.gaussian(
         n=N, m=M, scale=2.0, symmetric=False, **OBSERVATION
     ),
+    "sensing": lambda folder: mfgd.problem.sensing(**SENSING | {"heldout": 0.2}),
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,
     "ratings": _ratings,
