@@ -31,7 +31,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mfgd.compose import Composer
-from mfgd.internals import HYDRAS_SWEEPER, set_unparsed, set_value
+from mfgd.internals import set_unparsed, set_value
 from mfgd.job import JobConfig, resolve_job
 from mfgd.refusals import exit_on_refusal
 from mfgd.sweep_size import announce_size, refuse_vast_sweep
@@ -50,23 +50,6 @@ LISTING = ("basic", "frontier")
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
 
-class Unchecked:
-    """Hydra's config loader for a sweeper that composes jobs only to see that they are legal: the
-    launcher sees that too, before it runs any."""
-
-    def __init__(self, composer: Composer) -> None:
-        self._composer = composer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._composer, name)
-
-    def load_sweep_config(
-        self, master_config: DictConfig, sweep_overrides: list[str]
-    ) -> DictConfig:
-        """Returns the config of the sweep, whatever the job is."""
-        return master_config
-
-
 class BatchLauncher(Launcher):
     """Calls the task once for a multirun, with its jobs as a stream.
 
@@ -81,10 +64,8 @@ class BatchLauncher(Launcher):
     ) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
         self.composer = Composer(hydra_context.config_loader)
-        # Through this context a sweeper composes its jobs. That of Hydra only checks them so.
-        basic = config.hydra.sweeper["_target_"] == HYDRAS_SWEEPER
-        loader = Unchecked(self.composer) if basic else self.composer
-        hydra_context.config_loader = loader  # type: ignore[assignment]
+        # Through this context a sweeper composes its jobs.
+        hydra_context.config_loader = self.composer  # type: ignore[assignment]
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

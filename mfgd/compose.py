@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mfgd.composed import Composed, JobLine
 from mfgd.internals import set_task_overrides, set_value
 from mfgd.job import JobConfig
+from mfgd.pairs import unpair
 from mfgd.passwords import HIDDEN, hide_password, hide_passwords
 from mfgd.refusals import quote_value
 from mfgd.types import Refused
@@ -63,7 +64,7 @@ def hide_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
 def _list_tracking_texts(argument: str) -> Iterator[str]:
     """The texts, as Hydra reads them, that an argument sets keys of the tracker to, or the storage
     of a search."""
-    key = argument.lstrip("+~").partition("=")[0]
+    key = unpair(argument).lstrip("+~").partition("=")[0]
     if key.partition(".")[0] != "tracking" and key != STORAGE:
         return
     try:

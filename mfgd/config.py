@@ -24,8 +24,8 @@ from mfgd.component import CONF as CONF
 from mfgd.component import GROUPS as GROUPS
 from mfgd.component import MAPS, share_component, share_components
 from mfgd.component import Component as Component
-from mfgd.internals import HYDRAS_SWEEPER
 from mfgd.job import SEED, JobConfig, flatten, resolve_job
+from mfgd.pairs import SWEEPER
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed
 
 if TYPE_CHECKING:
@@ -293,4 +293,4 @@ def find_flags(hydra: DictConfig) -> tuple[str, ...]:
 def sends_all_at_once(hydra: DictConfig) -> bool:
     """Whether the sweeper of a hydra node launches all of its jobs at once."""
     sweeper = hydra.sweeper
-    return sweeper["_target_"] == HYDRAS_SWEEPER and sweeper.max_batch_size is None
+    return sweeper["_target_"] == SWEEPER and sweeper.max_batch_size is None

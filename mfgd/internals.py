@@ -16,9 +16,6 @@ from typing import Any
 
 from omegaconf import DictConfig, StringNode, ValueNode
 
-HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-"""The sweeper that lists all jobs and composes each only to see that it is legal."""
-
 
 def set_value(config: DictConfig, path: Sequence[str], value: Any) -> bool:
     """Sets a number or text that replaces a number or text, as `OmegaConf.update` does in ten

@@ -25,6 +25,7 @@ from yaml.reader import ReaderError
 
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
 from mfgd.config import Scalars
+from mfgd.pairs import unpair
 from mfgd.passwords import hide_passwords
 from mfgd.terminal import warn
 from mfgd.types import Refused
@@ -133,6 +134,8 @@ def _explain_null_group(_: str) -> str:
 def _explain_unknown_key(_: str, key: str) -> str:
     given = _find_argument(key)
     parent, _, name = key.rpartition(".")
+    if unpair(key) != key and not given.startswith("~"):
+        return f"{given}: keys move together in a sweep only; allowed is {unpair(given)}"
     if key in MAPS or parent.partition(".")[0] in MAPS:
         return f"{given}: no such key; add it by +{given}"
     if parent.partition(".")[0] == "hydra":
@@ -207,7 +210,7 @@ def _find_argument(key: str) -> str:
     """The argument of the shell line that sets a key; the key if there is none."""
     for argument in sys.argv[1:]:
         name = argument.lstrip("+~").partition("=")[0]
-        if name == key:
+        if key in (name, unpair(name)):
             return argument
     return key
 

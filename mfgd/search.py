@@ -15,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from mfgd.pairs import refuse_pairs
 from mfgd.result import Result
 from mfgd.terminal import say
 from mfgd.tracking import KeepsFiles, Tracker
@@ -66,6 +67,9 @@ class SearchSweeper(Sweeper):
     def parse(self, arguments: Sequence[str]) -> dict[str, Override]:
         """Key → what is said of it, on the shell line or else in hydra.sweeper.params."""
         lines = [f"{key}={value}" for key, value in self.params.items()]
+        assert self.config is not None
+        choices = self.config.hydra.runtime.choices
+        refuse_pairs([*lines, *arguments], choices["hydra/sweeper"])
         parser = OverridesParser.create(config_loader=self.loader)
         overrides = parser.parse_overrides([*lines, *arguments])
         return {override.get_key_element(): override for override in overrides}

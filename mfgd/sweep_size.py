@@ -13,6 +13,7 @@ from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 
 from mfgd.capacity import refuse_unless_fits
+from mfgd.pairs import unpair
 
 RUNS = "mfgd_runs"
 """The name among what Hydra knows of its job."""
@@ -39,7 +40,10 @@ def refuse_vast_sweep(lines: Sequence[str], loader: ConfigLoader) -> float:
     except HydraException:  # Hydra will say why
         return math.nan
     swept = {o.get_key_element(): o for o in overrides if o.is_sweep_override()}
-    runs = math.prod(max(1.0, count_values(override)) for override in swept.values())
+    counts = {key: max(1.0, count_values(override)) for key, override in swept.items()}
+    together = {key for key in counts if unpair(key) != key}
+    pairs = max((counts[key] for key in together), default=1.0)
+    runs = pairs * math.prod(count for key, count in counts.items() if key not in together)
     said = " ".join(str(override.input_line) for override in swept.values())
     number = f"{runs:,.0f}" if runs < 1e15 else f"{runs:.3g}"
     refuse_unless_fits(POINT * runs, f"{said}: {number} runs take", "allowed are fewer runs")

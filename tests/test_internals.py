@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from importlib import import_module
-from types import SimpleNamespace
 
 import pytest
 from conftest import UNMEASURED
@@ -112,18 +110,3 @@ def test_override_dirname_equals_hydras():
     for separator in ("=", "-"):
         names = {"kv_sep": separator, "item_sep": ",", "exclude_keys": ["seed"]}
         assert override_dirname(given, **names) == get_overrides_dirname(given, **names)
-
-
-def test_hydras_sweeper_drops_the_configs_that_it_asks_for():
-    name, _, kind = internals.HYDRAS_SWEEPER.rpartition(".")
-    sweeper = getattr(import_module(name), kind)(None)
-    asked = []
-
-    class Loader:
-        def load_sweep_config(self, master_config, sweep_overrides):
-            asked.append(sweep_overrides)
-            return object()
-
-    sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=Loader()), config()
-    assert sweeper.validate_batch_is_legal([["a=1"], ["a=2"]]) is None
-    assert asked == [["a=1"], ["a=2"]]

@@ -8,14 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import UNMEASURED, mfgd
-from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import HydraContext, RunMode
-
-from hydra_plugins.mfgd_launcher import BatchLauncher
-from mfgd.component import CONF, list_options
-from mfgd.internals import HYDRAS_SWEEPER
 
 PLAIN = """
 import hydra
@@ -321,18 +313,3 @@ def test_no_job_runs_if_one_is_not_legal(here, more):
     assert (done.returncode, done.stdout, here.session.finished) == (2, "", [])
     (said,) = done.stderr.splitlines()
     assert said.startswith("mfgd: init.std=0.1,0.2: no such key; ")
-
-
-def test_only_hydras_own_sweeper_has_its_jobs_unchecked():
-    """It drops what it asks for: another object in its place changes nothing."""
-    asked = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("config", ["rank=1,2"], run_mode=RunMode.MULTIRUN)
-        for target in (HYDRAS_SWEEPER, "own.Sweeper"):
-            master.hydra.sweeper._target_ = target
-            context = HydraContext(config_loader=loader, callbacks=Callbacks())
-            BatchLauncher().setup(hydra_context=context, task_function=None, config=master)
-            asked.append(context.config_loader.load_sweep_config(master, ["rank=3"]).rank)
-            assert context.config_loader.get_group_options("loss") == list_options("loss")
-    assert asked == [2, 3]

@@ -40,6 +40,7 @@ VAST = {
     "hydra/launcher=basic seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "hydra/sweeper=frontier seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
     "hydra.sweeper.max_batch_size=9 seed=range(1000000000)": "1,000,000,000 runs take 1.7 TB",
+    "zip.seed=range(500000000) zip.lr=1,2 rank=1,2": "1,000,000,000 runs take 1.7 TB",
 }
 
 
@@ -80,6 +81,7 @@ def test_a_sweep_that_just_fits_goes_on_without_a_word(here, monkeypatch):
 DRAWN = {
     "hydra.sweeper.max_batch_size=2 rank=1,2,3": 3,
     "hydra/launcher=basic rank=1,2,3": 3,
+    "zip.rank=1,2,3 zip.lr=0.1,0.2,0.3": 3,
     "hydra.output_subdir=. rank=1,2,3": 3,
     "hydra/sweeper=optuna rank=1,2,3 hydra.sweeper.n_trials=4 hydra.sweeper.batch=2": 4,
     "hydra/sweeper=frontier rank=interval(1,3) lr=0.1,0.2": 6,
