@@ -17,6 +17,7 @@ from mfgd import interrupts, metrics, oracles, pace, theory
 from mfgd.checkpoint import PATIENCE, Checkpoint
 from mfgd.component import build_component
 from mfgd.config import Component, Point
+from mfgd.continuation import choose_factors
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
@@ -237,6 +238,9 @@ def draw_start(problem: Problem, point: Point) -> Factors:
     Raises:
         ValueError: the initialization gave factors of other shapes.
     """
+    if point.source is not None:
+        n, m = problem.shape
+        return choose_factors(point.source, (n, *[point.rank] * (point.depth - 1), m))
     return _draw_factors(point.init, problem, point.rank, point.depth, point.seed)
 
 

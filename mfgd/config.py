@@ -29,6 +29,7 @@ from mfgd.pairs import SWEEPER
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed
 
 if TYPE_CHECKING:
+    from mfgd.continuation import End
     from mfgd.naming import Label
 
 
@@ -116,6 +117,8 @@ class Point:
     """The flags of the shell line that say where the config is."""
     moving: tuple[tuple[str, str], ...] = ()
     """Groups and keys that are `SEED`: they move from replicate to replicate."""
+    source: End | None = field(default=None, compare=False)
+    """Where it starts, if that is where another run ended."""
     label: Label | None = field(default=None, compare=False)
     """How the run is shown within its sweep; None of a single run."""
 

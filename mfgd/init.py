@@ -24,10 +24,11 @@ from annotated_types import Ge
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mfgd.continuation import run as run
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
 from mfgd.files import read_arrays, read_or_refuse
 from mfgd.formats import load_torch
-from mfgd.matrix import join_rows, real_tensor
+from mfgd.matrix import join_rows, pick_matrices
 from mfgd.target import Problem
 from mfgd.types import Factors, NonNegative, Refused
 
@@ -179,19 +180,8 @@ def file(*, path: str, scale: NonNegative, ratio: NonNegative) -> Init:
         arrays = read_or_refuse(reader, file, source)
         if not isinstance(arrays, dict):
             raise Refused(f"{source}: one array without a name; allowed are arrays by name")
-        names = factor_names(len(widths) - 1)
-        for name in names:
-            if name not in arrays:
-                raise Refused(f"{source}: no array {name} in it; allowed are {', '.join(names)}")
-        # Every array is a tensor of real numbers before any shape is checked.
-        factors = [real_tensor(arrays[name], f"{source}: {name}") for name in names]
-        for name, factor, shape in zip(names, factors, pairwise(widths), strict=True):
-            if tuple(factor.shape) != shape:
-                raise Refused(f"{source}: {name} is {tuple(factor.shape)}; allowed here is {shape}")
-            if not torch.isfinite(factor).all():
-                wrong = f"{name} has entries that are not finite"
-                raise Refused(f"{source}: {wrong}; allowed are finite numbers")
-        return _multiply(factors, scale, ratio)
+        shapes = dict(zip(factor_names(len(widths) - 1), pairwise(widths), strict=True))
+        return _multiply(pick_matrices(arrays, shapes, source), scale, ratio)
 
     return start
 

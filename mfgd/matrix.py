@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,29 @@ def join_rows(rows: Sequence[Sequence[float | None]], source: str) -> Tensor:
         raise Refused(f"{source}: {found}; allowed are rows of one length, [[1, 2], [3, 4]]")
     numbers = [[math.nan if number is None else number for number in row] for row in rows]
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def pick_matrices(
+    arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], source: str
+) -> tuple[Tensor, ...]:
+    """The matrices of these names and shapes among arrays by name. `source` names the arrays.
+
+    Raises:
+        Refused: an array is missing, not real, of another shape, or not finite.
+    """
+    for name in shapes:
+        if name not in arrays:
+            raise Refused(f"{source}: no array {name} in it; allowed are {', '.join(shapes)}")
+    # Every array is a tensor of real numbers before any shape is checked.
+    found = {name: real_tensor(arrays[name], f"{source}: {name}") for name in shapes}
+    for name, W in found.items():
+        if tuple(W.shape) != shapes[name]:
+            allowed = f"allowed here is {shapes[name]}"
+            raise Refused(f"{source}: {name} is {tuple(W.shape)}; {allowed}")
+        if not torch.isfinite(W).all():
+            wrong = f"{name} has entries that are not finite"
+            raise Refused(f"{source}: {wrong}; allowed are finite numbers")
+    return tuple(found.values())
 
 
 def as_matrix(data: Any, source: str) -> Tensor:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mfgd import checkpoint, compare, config, devices, interrupts, naming, pace, plan, refusals
 from mfgd.batch import forget_problems
 from mfgd.compose import forget_job
+from mfgd.continuation import find_sources
 from mfgd.descent import Outcome
 from mfgd.engines import Engine, make_engine
 from mfgd.job import JobConfig, resolve_job
@@ -105,6 +106,7 @@ class Session:
         with refusals.exit_on_refusal():
             with chdir(self.folder):
                 tracker = self._make_tracker(points)
+                points = find_sources(points, getattr(tracker, "uri", None))
             if len(points) > 1:
                 forget_job()
             if self.whole:

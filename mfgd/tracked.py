@@ -97,6 +97,8 @@ def outcome_of(result: Row | Exception) -> str:
 def run_tags(point: Point, result: Row | Exception) -> dict[str, str]:
     """The tags of a run, besides the commit of mfgd and how the run ended."""
     tags = {"fingerprint": point.fingerprint, "overrides": shlex.join(point.arguments)}
+    if point.source is not None:
+        tags["init.source"] = point.source.run_id
     if commits := {find_commit(file) for file in _own_files(point)}:
         tags["git_commit.own"] = ", ".join(sorted(commits))
     return tags | (result.tags if isinstance(result, Row) else {})

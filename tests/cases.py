@@ -118,6 +118,7 @@ INITS = {  # reference: whether a rank above min(n, m) is possible
     ),
     "file": Case({"path": "factors.npz", "scale": 0.3, "ratio": 1.0}, True),
     "notebook": Case({}, False),
+    "run": Case({"run": "an id", "sweep": None}, True),
 }
 
 OBSERVATION = {  # all of it, as it is
