@@ -141,6 +141,7 @@ LINES |= {
     "diagnostics=dynamics",
     "masked": "problem.observed=0.5 optimizer=momentum loss=huber diagnostics=full",
     "sparse": "problem.observed=0.5 optimizer=nesterov",
+    "sensing": "problem=sensing problem.heldout=0.1 optimizer=nesterov loss=huber lr=1e-4",
     "plateau": "patience=5 lr=1e-6",
     "rates": "lr=[0.1,0.01,0.001]",
     "gram": "problem.n=300 problem.m=201 rank=3 optimizer=adam",

@@ -43,7 +43,7 @@ METHODS = [
     for loss in cases.LOSSES
     if optimizer not in cases.QUADRATIC or loss == "squared"
 ]
-OBSERVED = ("full", "masked", "heldout", "listed")
+OBSERVED = ("full", "masked", "heldout", "listed", "gaussian", "rank_one")
 
 
 @contextmanager
@@ -78,6 +78,12 @@ class Setting(NamedTuple):
 
 def setting(observed: str) -> Setting:
     """Three runs; one of listed entries, which share no batch."""
+    if observed in ("gaussian", "rank_one"):  # linear measurements
+        keys = cases.SENSING | {"ensemble": observed, "heldout": 0.2}
+        runs = [mfgd.problem.sensing(**keys | {"seed": seed}) for seed in range(3)]
+        problem = Problem.stack(runs, torch.stack)
+        assert problem.triplets is not None
+        return Setting(problem, tuple(W.abs() for W in cases.factors((3,))), problem.triplets)
     if observed != "listed":
         problem = cases.problem(observed, (3,))
         assert problem.triplets is not None
