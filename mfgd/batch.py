@@ -21,7 +21,7 @@ from mfgd.continuation import choose_factors
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
-from mfgd.limits import least_possible_loss, refuse_out_of_range
+from mfgd.limits import least_possible_loss, refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
 from mfgd.objective import Objective
 from mfgd.oscillation import find_oscillation
@@ -56,6 +56,7 @@ class Batch:
                 loss = point.loss()
                 refuse_out_of_range(problem, loss, point.problem.name, point.dtype)
                 start = draw_start(problem, point)
+                refuse_outside_domain(problem, loss, point.loss.name, start)
                 optimum = theory.optimum(problem, loss, point.rank, point.depth)
                 self.optima.append(optimum)
                 self.least.append(least_possible_loss(problem, loss, optimum, point.dtype))

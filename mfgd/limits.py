@@ -1,5 +1,5 @@
-"""What a number can be: the range of a matrix D in which losses and errors can be computed, and the
-least loss that is no fault of arithmetic."""
+"""What a number can be: the range of a matrix D in which losses and errors can be computed, the
+domain of a loss, and the least loss that is no fault of arithmetic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import math
 import torch
 
 from mfgd.dense import AllEntries
+from mfgd.kernel import product
 from mfgd.loss import Loss
 from mfgd.target import Problem
-from mfgd.types import Refused
+from mfgd.types import Factors, Refused
 
 DIGITS = 100
 """The norm of a residual is known up to this many rounding errors of the norm of D."""
@@ -54,6 +55,33 @@ def refuse_out_of_range(problem: Problem, loss: Loss, name: str, dtype: torch.dt
         raise Refused(
             f"dtype=float32 with {where}: the largest entry of D, {largest:.3g}, is beyond "
             f"{low:.0e} … {high:.0e}, where its digits can be kept; use dtype=float64"
+        )
+
+
+def refuse_outside_domain(problem: Problem, loss: Loss, name: str, start: Factors) -> None:
+    """Refuses data that the loss is not for, and a start outside of its domain.
+
+    Args:
+        problem: of one run, in double precision.
+        loss: with plain numbers.
+        name: the option of the loss.
+        start: W₁ (n, k) … W_L (k, m).
+
+    Raises:
+        Refused: by the check of the loss, or a loss or slope at the start that is not finite.
+    """
+    seen = problem.observation
+    observed = seen.restrict(torch.ones_like(seen.target)) != 0
+    loss.check(seen.target[observed])
+    if not loss.domain:
+        return
+    prediction = seen.apply(product(start[:-1]), start[-1])
+    found = loss.value(prediction, seen.target), loss.differentiate(prediction, seen.target)
+    if not all(torch.isfinite(seen.restrict(X)).all() for X in found):
+        least = float(prediction.view_as(observed)[observed].min())
+        raise Refused(
+            f"loss={name}: the product of the start has an entry {least:g}; allowed is a product "
+            f"that is {loss.domain}, for example by init=uniform"
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from mfgd.types import Fraction, NonNegative, Positive
+from mfgd import divergences
+from mfgd.types import Fraction, NonNegative, Positive, Refused
 
 
 class ReductionKeys(TypedDict):
@@ -29,6 +30,10 @@ class ReductionKeys(TypedDict):
     scale: Positive
     reduction: Literal["sum", "mean"]
     penalty: NonNegative
+
+
+def _take_all(targets: Tensor) -> None:
+    """The check of a loss of any targets."""
 
 
 class Loss(NamedTuple):
@@ -49,6 +54,14 @@ class Loss(NamedTuple):
     scale: Positive = 1.0
     reduction: Literal["sum", "mean"] = "sum"
     penalty: NonNegative = 0.0
+    check: Callable[[Tensor], None] = _take_all
+    """(observed targets, flat) → None; raises `Refused` if ρ is not for such data."""
+    domain: str = ""
+    """In words, the predictions at which ρ is finite; empty: all."""
+    zero_at_target: bool = True
+    """Whether ρ is 0 where the prediction is the target."""
+    beta: float | Tensor | None = None
+    """β, if ρ is the β-divergence."""
 
     def weigh(self, count: Tensor | int) -> Any:
         """w, the weight of ρ in the objective, a number or a column (*, 1, 1).
@@ -172,3 +185,103 @@ def logcosh(**reduction: Unpack[ReductionKeys]) -> Loss:
         return torch.where(r.abs() < 1, near, far)
 
     return residual_loss(rho, torch.tanh, **reduction)
+
+
+def logistic(**reduction: Unpack[ReductionKeys]) -> Loss:
+    """ρ(p, t) = log(1 + e^{−t p}) of a target t = ±1 and a prediction p, the logarithm of the odds
+    of t = 1.
+
+    It is the negative log-likelihood of P(t = 1) = 1/(1 + e^{−p}), as problem.response=one_bit
+    draws it: 1-bit matrix completion. ρ falls to 0 only as t p goes to infinity.
+
+    Source: Davenport, Plan, van den Berg, Wootters 2014, 1-bit matrix completion, eqs. 2 and 4.
+    """
+
+    def value(p: Tensor, t: Tensor) -> Tensor:
+        z = t * p
+        return torch.relu(-z) + torch.log1p(torch.exp(-z.abs()))
+
+    def slope(p: Tensor, t: Tensor) -> Tensor:
+        return -t / (1 + torch.exp(t * p))
+
+    def check(t: Tensor) -> None:
+        _refuse_targets("logistic", t, t.abs() == 1, "1 and -1")
+
+    made = Loss(value, slope, **reduction)
+    return made._replace(check=check, zero_at_target=False)
+
+
+def poisson(**reduction: Unpack[ReductionKeys]) -> Loss:
+    """ρ(p, t) = e^p − t p + t log t − t of a count t ≥ 0 and a prediction p, the logarithm of the
+    rate: any number.
+
+    It is the negative log-likelihood of a Poisson count of mean e^p, less its least value, as
+    problem.response=poisson draws it. For a prediction that is the rate itself the same loss is
+    kullback_leibler.
+
+    Source: Collins, Dasgupta, Schapire 2001, A generalization of principal component analysis to
+    the exponential family, section 3.
+    """
+
+    def value(p: Tensor, t: Tensor) -> Tensor:
+        s = torch.where(t > 0, t, 1)
+        u = p - torch.log(s)
+        return torch.where(t > 0, s * divergences.subtract_log(torch.expm1(u), u), torch.exp(p))
+
+    def check(t: Tensor) -> None:
+        _refuse_targets("poisson", t, t >= 0, "numbers from 0 on")
+
+    made = Loss(value, lambda p, t: torch.exp(p) - t, **reduction)
+    return made._replace(check=check, zero_at_target=False)
+
+
+def kullback_leibler(**reduction: Unpack[ReductionKeys]) -> Loss:
+    """ρ(p, t) = t log(t/p) − t + p of a target t ≥ 0 and a prediction p > 0, or p = 0 if t = 0.
+
+    It is the negative log-likelihood of a Poisson count t of mean p, less its least value, and the
+    β-divergence with β = 1.
+
+    Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, eq. 3.
+    """
+    made = Loss(divergences.kullback_leibler, divergences.kullback_leibler_slope, **reduction)
+    return _confine(made, "kullback_leibler", 1.0)
+
+
+def beta(*, beta: float, **reduction: Unpack[ReductionKeys]) -> Loss:
+    """ρ(p, t) = (t^β + (β − 1) p^β − β t p^{β−1}) / (β (β − 1)), the β-divergence of a target t
+    from a prediction p.
+
+    β = 2 is half the square (p − t)²/2, of any numbers; β = 1 is kullback_leibler; β = 0 is the
+    divergence of Itakura and Saito t/p − log(t/p) − 1. Predictions are positive, or 0 if t = 0 <
+    β; targets are at least 0, for β ≤ 0 above 0. For other β than 0, 1 and 2 ρ is known up to
+    rounding errors of t^β/β(β − 1).
+
+    Source: Févotte, Idier 2011, Algorithms for nonnegative matrix factorization with the
+    β-divergence, eq. 2.
+
+    Args:
+        beta: β.
+    """
+    made = Loss(
+        divergences.beta_divergence(beta), divergences.beta_divergence_slope(beta), **reduction
+    )
+    return _confine(made, "beta", beta)
+
+
+def _confine(made: Loss, name: str, beta: float) -> Loss:
+    """The loss, a β-divergence, with the check of its targets and its domain."""
+
+    def check(t: Tensor) -> None:
+        if beta <= 0:
+            _refuse_targets(name, t, t > 0, f"positive numbers for β={beta:g}")
+        elif beta != 2:
+            _refuse_targets(name, t, t >= 0, f"numbers from 0 on for β={beta:g}")
+
+    return made._replace(check=check, domain="positive where D is observed", beta=beta)
+
+
+def _refuse_targets(name: str, targets: Tensor, fits: Tensor, allowed: str) -> None:
+    """Refuses targets of which some do not fit the loss."""
+    if not fits.all():
+        wrong = float(targets[~fits][0])
+        raise Refused(f"loss={name}: D has the entry {wrong:g}; allowed are {allowed}")

@@ -13,7 +13,7 @@ from mfgd.batch import draw_start, load_problem
 from mfgd.component import batch_identity
 from mfgd.config import Component, Point
 from mfgd.demand import count_runs, refuse_vast_batches, refuse_vast_run
-from mfgd.limits import refuse_out_of_range
+from mfgd.limits import refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
 from mfgd.objective import Objective
@@ -62,13 +62,14 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         if problem not in layouts:
             layouts[problem] = _find_layout(point)
         group = layouts[problem], _identity(point)
-        if (group, problem, init) not in checked:
-            checked.add((group, problem, init))
+        kind = group, problem, init, point.loss  # whether data fit a loss may depend on a float
+        if kind not in checked:
+            checked.add(kind)
             demands[group] = max(_refuse_early(point), demands.get(group, 0))
         groups.setdefault(group, []).append(i)
     batches: list[list[int]] = []
     sizes: list[tuple[int, float]] = []
-    for kind, members, arrays in _part_groups(points, groups, layouts):
+    for alike, members, arrays in _part_groups(points, groups, layouts):
         first = points[members[0]]
         layout = layouts[drop_seed(first.problem)]
         size = count_runs(first, layout.n, layout.m, arrays)
@@ -77,7 +78,9 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
             size = min(size, max(FEWEST, min(MOST, share)))
         size = max(1, size // first.replicates)
         batches += [members[i : i + size] for i in range(0, len(members), size)]
-        sizes += [(len(batch) * first.replicates, demands[kind]) for batch in batches[len(sizes) :]]
+        sizes += [
+            (len(batch) * first.replicates, demands[alike]) for batch in batches[len(sizes) :]
+        ]
     refuse_vast_batches(sizes[:workers])
     return batches
 
@@ -139,6 +142,7 @@ def _refuse_early(point: Point) -> float:
         refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
         demand = refuse_vast_run(point, problem, point.record()(point.steps))
         start = draw_start(problem, point)
+        refuse_outside_domain(problem, point.loss(), point.loss.name, start)
         point.optimizer().check(Objective(problem, point.loss()), start)
         unit_of_rate(point, problem, start)
     except Refused:

@@ -21,7 +21,8 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
     - Squared loss of a complete D: w Σ_{i>k} σ_i² (Eckart, Young 1936). At depth 2 the penalty λ
       acts as λ‖CF‖_* (Srebro, Rennie, Jaakkola 2005, lemma 1): the optimum soft-thresholds σ_i at
       τ = λ/2w, and is w Σ_{i≤k} min(σ_i, τ)² + λ Σ_{i≤k} max(σ_i − τ, 0) + w Σ_{i>k} σ_i².
-    - Any loss without penalty, if D is its own noiseless truth of rank ≤ k: 0.
+    - Any loss without penalty that is 0 at the target, if D is its own noiseless truth of rank ≤
+      k: 0.
 
     Args:
         problem: the problem of one run, without leading dimensions.
@@ -29,7 +30,8 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
         rank: k, the width of the factors.
         depth: number of factors.
     """
-    if problem.rank is not None and problem.rank <= rank and loss.penalty == 0:
+    exact = loss.zero_at_target and loss.penalty == 0
+    if exact and problem.rank is not None and problem.rank <= rank:
         return 0.0
     if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
         return math.nan

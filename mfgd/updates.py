@@ -9,26 +9,36 @@ import torch
 from torch import Tensor
 
 from mfgd.capacity import refuse_unless_fits
+from mfgd.divergences import power
 from mfgd.linalg import is_finite, power_of_two
 from mfgd.method import Method, Optimizer, Rate, descend, forget
 from mfgd.objective import Objective
 from mfgd.types import Factors, Refused
+
+EPSILON = torch.finfo(torch.float32).eps
+"""What scikit-learn has in place of 0 where 0 would be divided by."""
 
 
 def mu() -> Optimizer:
     """Multiplicative updates, C then F, of factors without negative entries.
 
     C ← C ∘ (M∘D)Fᵀ / (M∘CF)Fᵀ, then F ← F ∘ Cᵀ(M∘D) / Cᵀ(M∘CF). The method is for the squared loss
-    at depth 2; a penalty λ adds λ/2w times the factor to the denominator. There is no rate: ``lr``
-    is not used.
+    and the β-divergences (loss=kullback_leibler, beta) at depth 2; a penalty λ adds λ/w times the
+    factor to the denominator, λ/2w for the squared loss. There is no rate: ``lr`` is not used.
 
-    Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, theorem 1.
+    For a β-divergence P = CF, C ← C ∘ [(M∘P^{β−2}∘D)Fᵀ / (M∘P^{β−1})Fᵀ]^γ and F likewise, with γ =
+    1/(2 − β) for β < 1, 1/(β − 1) for β > 2, else 1: without a penalty the loss never rises.
+
+    Source: Lee, Seung 2001, Algorithms for non-negative matrix factorization, theorems 1 and 2; for
+    γ Févotte, Idier 2011, Algorithms for nonnegative matrix factorization with the β-divergence.
     """
 
     def step(
         objective: Objective, factors: Factors, memory: None, lr: Rate
     ) -> tuple[Factors, None]:
         seen, (C, F) = objective.observation, factors
+        if objective.loss.beta is not None:
+            return _multiply_for_divergence(objective, objective.loss.beta, C, F), None
         C = C * _divide(
             seen.times_transposed(seen.target, F), _penalize(objective, seen.times_gram(C, F), C)
         )
@@ -38,7 +48,10 @@ def mu() -> Optimizer:
         return (C, F), None
 
     def check(objective: Objective, factors: Factors) -> None:
-        _refuse_unless_quadratic("mu", objective, factors)
+        if objective.loss.curvature is None and objective.loss.beta is None:
+            allowed = "allowed are loss=squared, kullback_leibler and beta"
+            raise Refused(f"optimizer=mu: {allowed}")
+        _refuse_other_depth("mu", factors)
         if not objective.observation.entrywise:
             raise Refused("optimizer=mu: allowed are problems whose entries are observed")
         if (objective.observation.target < 0).any():
@@ -121,6 +134,39 @@ def _solve_scaled(solve: Callable[[Tensor, Rate], Tensor], basis: Tensor, ridge:
     return solve(basis / unit, ridge / unit / unit) / unit
 
 
+def _multiply_for_divergence(objective: Objective, beta: Rate, C: Tensor, F: Tensor) -> Factors:
+    """The next C and F for a β-divergence."""
+    seen = objective.observation
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        """M∘P^{β−2}∘D and M∘P^{β−1}."""
+        P = seen.apply(C, F)
+        # Where P is 0, each term of the sums is 0 or its factor stays 0.
+        P = P.masked_fill(P == 0, EPSILON)
+        return seen.target * power(P, beta - 2), seen.restrict(power(P, beta - 1))
+
+    def temper(numerator: Tensor, denominator: Tensor) -> Tensor:
+        ratio = _divide(numerator, denominator)
+        if isinstance(beta, Tensor):
+            gamma = torch.where(beta < 1, 1 / (2 - beta), 1 / (beta - 1))
+            return torch.where((beta < 1) | (beta > 2), power(ratio, gamma), ratio)
+        if 1 <= beta <= 2:
+            return ratio
+        return power(ratio, 1 / (2 - beta) if beta < 1 else 1 / (beta - 1))
+
+    attracted, repelled = weigh()
+    C = C * temper(
+        seen.times_transposed(attracted, F),
+        _penalize(objective, seen.times_transposed(repelled, F), C),
+    )
+    attracted, repelled = weigh()
+    F = F * temper(
+        seen.transposed_times(C, attracted),
+        _penalize(objective, seen.transposed_times(C, repelled), F),
+    )
+    return C, F
+
+
 def _penalize(objective: Objective, denominator: Tensor, factor: Tensor) -> Tensor:
     if not objective.penalized:
         return denominator
@@ -129,8 +175,7 @@ def _penalize(objective: Objective, denominator: Tensor, factor: Tensor) -> Tens
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     # If the denominator is 0, so is the numerator; divide by eps instead, as scikit-learn does.
-    eps = torch.finfo(torch.float32).eps
-    return numerator / denominator.masked_fill(denominator == 0, eps)
+    return numerator / denominator.masked_fill(denominator == 0, EPSILON)
 
 
 def _ridge(objective: Objective) -> Rate:
@@ -158,5 +203,9 @@ def _refuse_vast(name: str, objective: Objective, factors: Factors) -> None:
 def _refuse_unless_quadratic(name: str, objective: Objective, factors: Factors) -> None:
     if objective.loss.curvature is None:
         raise Refused(f"optimizer={name}: allowed is loss=squared")
+    _refuse_other_depth(name, factors)
+
+
+def _refuse_other_depth(name: str, factors: Factors) -> None:
     if len(factors) != 2:
         raise Refused(f"optimizer={name} at depth={len(factors)}: allowed is depth=2")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy import special
 from torch import Tensor
 
 import mfgd
@@ -57,6 +58,14 @@ LOSSES = {  # reference: ρ in NumPy
     ),
     "logcosh": Case({}, _logcosh),
 }
+
+LIKELIHOODS = {  # reference: ρ of prediction and target in SciPy
+    "logistic": Case({}, lambda p, t: -special.log_expit(t * p)),
+    "poisson": Case({}, lambda p, t: np.exp(p) - t * p + special.xlogy(t, t) - t),
+    "kullback_leibler": Case({}, lambda p, t: special.kl_div(t, p)),
+    "beta": Case({"beta": 0.0}, lambda p, t: t / p - np.log(t / p) - 1),
+}
+"""The losses of prediction and target, which are not of the residual."""
 
 KINKED = {"absolute", "quantile"}
 """The losses with a kink at 0."""
@@ -221,7 +230,9 @@ def options(group: str) -> set[str]:
 def loss(name: str, **keys: Any) -> Loss:
     """A loss with its example hyperparameters; by default the plain sum."""
     return getattr(mfgd.loss, name)(
-        **{"scale": 1.0, "reduction": "sum", "penalty": 0.0} | LOSSES[name].keys | keys
+        **{"scale": 1.0, "reduction": "sum", "penalty": 0.0}
+        | (LOSSES | LIKELIHOODS)[name].keys
+        | keys
     )
 
 

@@ -404,7 +404,8 @@ REFUSED = {
     "+loss.foo=3": "loss.foo=3: no such key; allowed are scale,",
     "+foo=3": "foo=3: no such key; allowed are rank,",
     "loss=hubber": (
-        "loss=hubber: allowed are absolute, huber, logcosh, quantile, squared; did you mean huber?"
+        "loss=hubber: allowed are absolute, beta, huber, kullback_leibler, logcosh, logistic, "
+        "poisson, quantile, squared; did you mean huber?"
     ),
     "problem=null": "problem=null: allowed are digits,",
     "~loss": "loss=null: allowed are absolute,",

@@ -43,6 +43,7 @@ METHODS = [
     for loss in cases.LOSSES
     if optimizer not in cases.QUADRATIC or loss == "squared"
 ]
+METHODS += [("gd", loss) for loss in cases.LIKELIHOODS] + [("mu", "kullback_leibler")]
 OBSERVED = ("full", "masked", "heldout", "listed", "gaussian", "rank_one")
 
 

@@ -6,6 +6,7 @@ import torch
 from cases import (
     BATCHES,
     KINKED,
+    LIKELIHOODS,
     LOSSES,
     PROBLEMS,
     column,
@@ -35,7 +36,7 @@ DECADES = np.concatenate(
 
 
 def test_every_option_is_a_case():
-    assert options("loss") == set(LOSSES)
+    assert options("loss") == {*LOSSES, *LIKELIHOODS}
 
 
 @NAMES
