@@ -39,7 +39,12 @@ UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept":
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
     "init": {"ratio": 1.0},
-    "problem": {"basis": "random", "symmetric": False, "target_rank": None},
+    "problem": {
+        "basis": "random",
+        "symmetric": False,
+        "target_rank": None,
+        "response": "gaussian",
+    },
     "record": {"every": None, "last": 0, "matrices": False},
 }
 """The same of keys of options, by group; these keys are params at any value."""

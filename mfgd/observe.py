@@ -22,6 +22,7 @@ from mfgd.draws import (
 )
 from mfgd.observation import Observation
 from mfgd.reading import Listing
+from mfgd.response import Response, draw_response
 from mfgd.sparse import ListedEntries, LowRank, compress_entries, use_sparse
 from mfgd.target import Problem
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed, Share
@@ -71,6 +72,7 @@ def observe(
     rank: int | None = None,
     generated: bool = False,
     truth_under_mask: bool = True,
+    response: Response = "gaussian",
     **keys: Unpack[ObservationKeys],
 ) -> Problem:
     """The problem of a matrix that is seen in part.
@@ -82,11 +84,12 @@ def observe(
         generated: whether the matrix was drawn. A given matrix is the truth only if it differs
             from what is observed.
         truth_under_mask: whether a given matrix is right at the entries that a given mask hides.
+        response: what is observed of an entry; the truth stays the matrix.
         keys: `ObservationKeys`.
 
     Raises:
-        Refused: two ways to say one thing, a mask of another shape, or no entry left to observe or
-            to hold out.
+        Refused: two ways to say one thing, noise or outliers beside a response of another kind, a
+            mask of another shape, or no entry left to observe or to hold out.
     """
     if keys["snr"] is not None and keys["noise"]:
         both = f"problem.snr={keys['snr']} beside problem.noise={keys['noise']}"
@@ -101,6 +104,11 @@ def observe(
     clean = whole.values_at(at)
     values, deviation = _add_noise(clean, whole, seen, keys, draws)
     values = _add_outliers(values, whole, seen, keys, draws)
+    if response != "gaussian":
+        if values is not clean:
+            allowed = "allowed are problem.noise=0 problem.snr=null problem.outliers=0"
+            raise Refused(f"problem.response={response}: is drawn without noise; {allowed}")
+        values = draw_response(clean, response, whole.size, seen, keys["seed"], draws)
     held = hold_out(len(values.flatten()), keys["heldout"], keys["seed"], draws)
 
     disturbed = values is not clean
@@ -122,7 +130,7 @@ def observe(
         rank=None if disturbed else rank,
         target_rank=keys["target_rank"],
         generated=generated,
-        noise=deviation if truth is not None and not keys["outliers"] else None,
+        noise=None if truth is None or response != "gaussian" or keys["outliers"] else deviation,
         draws=draws,
     )
 

@@ -25,6 +25,7 @@ from mfgd.observe import (
     place_entries,
 )
 from mfgd.reading import Decimal, ReadingKeys
+from mfgd.response import Response
 from mfgd.sensing import sensing
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
@@ -83,6 +84,7 @@ def synthetic(
     condition: Positive,
     basis: Literal["random", "identity"],
     symmetric: bool,
+    response: Response,
     **observation: Unpack[ObservationKeys],
 ) -> Problem:
     """D = U diag(σ) Vᵀ with orthonormal U and V, seen through `observe`.
@@ -99,6 +101,8 @@ def synthetic(
             D is diagonal.
         symmetric: whether V = U, so that D is symmetric and positive semidefinite; noise and
             outliers are not symmetric.
+        response: gaussian: D and its noise are observed; one_bit: 1 and −1 are, 1 with the
+            probability 1/(1 + e^{−x}) for an entry x of D; poisson: counts of mean e^x are.
 
     Raises:
         Refused: a rank or spectrum beyond min(n, m), a condition below 1, a symmetric D with n ≠ m,
@@ -112,7 +116,8 @@ def synthetic(
         return orthonormal(size, r, generator)
 
     truth = draw_truth(columns, n, m, rank, spectrum, condition, symmetric)
-    seen = observe(LowRank(*truth.factors), rank=truth.rank, generated=True, **observation)
+    D = LowRank(*truth.factors)
+    seen = observe(D, rank=truth.rank, generated=True, response=response, **observation)
     draws = {"data": truth.hash()} | seen.draws
     return replace(seen, overruled=truth.overrule(spectrum), draws=draws)
 
@@ -123,6 +128,7 @@ def gaussian(
     m: Count,
     scale: Positive,
     symmetric: bool,
+    response: Response,
     **observation: Unpack[ObservationKeys],
 ) -> Problem:
     """Independent Gaussian entries of mean 0, seen through `observe`.
@@ -137,6 +143,7 @@ def gaussian(
         m: columns.
         scale: standard deviation of an entry.
         symmetric: whether D is (G + Gᵀ)/√2 of such a G, whose diagonal has the deviation √2 scale.
+        response: as for problem=synthetic.
 
     Raises:
         Refused: a symmetric D with n ≠ m, a matrix that cannot fit into memory, or a key that
@@ -146,7 +153,7 @@ def gaussian(
     refuse_large_array((n, m), "problem=gaussian", hint="allowed are smaller n and m")
     G = standard_normal((n, m), stream("problem data", observation["seed"]))
     D = scale * ((G + G.mT) / math.sqrt(2) if symmetric else G)
-    seen = observe(D, generated=True, **observation)
+    seen = observe(D, generated=True, response=response, **observation)
     return replace(seen, draws={"data": hash_tensors(G)} | seen.draws)
 
 

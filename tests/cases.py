@@ -155,7 +155,7 @@ FILE = READING | {"variable": None, "unlisted": "zero", "truth": False} | OBSERV
 
 SYNTHETIC = (
     {"n": N, "m": M, "rank": RANK, "spectrum": None, "condition": 4.0}
-    | {"basis": "random", "symmetric": False}
+    | {"basis": "random", "symmetric": False, "response": "gaussian"}
     | OBSERVATION
 )
 
@@ -193,7 +193,7 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
         matrix=[[1.0, None, 3.0], [4.0, 5.0, 6.0]], **OBSERVATION
     ),
     "gaussian": lambda folder: mfgd.problem.gaussian(
-        n=N, m=M, scale=2.0, symmetric=False, **OBSERVATION
+        n=N, m=M, scale=2.0, symmetric=False, response="gaussian", **OBSERVATION
     ),
     "sensing": lambda folder: mfgd.problem.sensing(**SENSING | {"heldout": 0.2}),
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),

@@ -164,7 +164,9 @@ def test_a_symmetric_problem_has_its_spectrum_as_eigenvalues():
 def test_gaussian_entries_have_their_distribution():
     # The edge of the spectrum: Geman 1980. Its fluctuations are of order n^(-2/3) of it.
     n, m = 600, 400
-    given = problem.gaussian(n=n, m=m, scale=0.5, symmetric=False, **OBSERVATION)
+    given = problem.gaussian(
+        n=n, m=m, scale=0.5, symmetric=False, response="gaussian", **OBSERVATION
+    )
     assert abs(given.D.mean()) < 4 * 0.5 / np.sqrt(n * m)
     assert given.D.std() == pytest.approx(0.5, rel=4 / np.sqrt(2 * n * m))
     assert given.spectrum[0] == pytest.approx(0.5 * (np.sqrt(n) + np.sqrt(m)), rel=0.03)
@@ -172,7 +174,9 @@ def test_gaussian_entries_have_their_distribution():
 
 
 def test_a_symmetric_gaussian_matrix_is_of_the_orthogonal_ensemble():
-    D = problem.gaussian(n=500, m=500, scale=2.0, symmetric=True, **OBSERVATION).D.numpy()
+    D = problem.gaussian(
+        n=500, m=500, scale=2.0, symmetric=True, response="gaussian", **OBSERVATION
+    ).D.numpy()
     assert_array_equal(D, D.T)
     assert np.tril(D, -1)[np.tril_indices(500, -1)].std() == pytest.approx(2, rel=0.01)
     assert np.diag(D).std() == pytest.approx(2 * np.sqrt(2), rel=0.15)
