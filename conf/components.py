@@ -44,6 +44,7 @@ MEASURED: Sequence[tuple[ModuleType, Sequence[str]]] = [
             "modes",
             "angles",
             "factor_distance",
+            "procrustes_distance",
             "sharpness",
         ],
     ),

@@ -24,7 +24,8 @@ Objective and gradient::
     ∂f/∂C    =  w (M ∘ ρ′(C F, D)) Fᵀ  +  λ C
     ∂f/∂F    =  w Cᵀ (M ∘ ρ′(C F, D))  +  λ F
 
-One step takes both gradients at the old (C, F): C ← C − lr ∂f/∂C, F ← F − lr ∂f/∂F.
+One step takes both gradients at the old (C, F): C ← C − lr ∂f/∂C, F ← F − lr ∂f/∂F. Factors may be
+tied, D ≈ U Uᵀ (`mfgd.tied`).
 
 Leading dimensions ``*`` are runs: () in a notebook, (B,) in a sweep. A number that differs from run
 to run is a column of shape (B, 1, 1), so that the same expression serves both.

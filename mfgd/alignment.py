@@ -97,6 +97,27 @@ def factor_distance(factors: Factors, target: Triplets) -> Tensor:
     return torch.where(usable & torch.isfinite(least), relative, torch.nan)
 
 
+def procrustes_distance(U: Tensor, goal: Tensor) -> Tensor:
+    """min over orthogonal Q of ‖U Q − U*‖ / ‖U*‖, (*,), of tied factors (U, Uᵀ).
+
+    U* U*ᵀ is the matrix of rank k and without negative eigenvalues that is nearest to the truth, or
+    to a complete D without a truth. NaN if U* is 0.
+
+    Source: Tu, Boczar, Simchowitz, Soltanolkotabi, Recht 2016, Low-rank solutions of linear matrix
+    equations via Procrustes flow, where it is absolute; for the best Q Schönemann 1966, A
+    generalized solution of the orthogonal Procrustes problem.
+
+    Args:
+        U: (*, n, k).
+        goal: U*, (*, n, k).
+    """
+    finite = is_finite(U)
+    usable = torch.where(finite[..., None, None], U, 0)
+    A, _, Bh = torch.linalg.svd(usable.mT @ goal)
+    missed = frobenius_norm(usable @ (A @ Bh) - goal)
+    return torch.where(finite, missed / frobenius_norm(goal), torch.nan)
+
+
 @dataclass(frozen=True)
 class _Fit:
     """C, Fᵀ, C*, F*ᵀ of (1) in 2k dimensions, which hold all their columns, each (*, 2k, k)."""

@@ -23,7 +23,6 @@ from mfgd.draws import hash_tensors, stream
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
 from mfgd.limits import least_possible_loss, refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
-from mfgd.objective import Objective
 from mfgd.oscillation import find_oscillation
 from mfgd.problem import from_matrix
 from mfgd.rates import share_rates, unit_of_rate
@@ -31,6 +30,7 @@ from mfgd.record import Row, follow
 from mfgd.schedule import first_rates, multiply_rates
 from mfgd.spectra import Triplets
 from mfgd.target import Problem
+from mfgd.tied import choose_objective, find_goals, tie, tie_start
 from mfgd.types import Factors
 from mfgd.verdict import Setting
 
@@ -57,7 +57,9 @@ class Batch:
                 refuse_out_of_range(problem, loss, point.problem.name, point.dtype)
                 start = draw_start(problem, point)
                 refuse_outside_domain(problem, loss, point.loss.name, start)
-                optimum = theory.optimum(problem, loss, point.rank, point.depth)
+                optimum = theory.optimum(
+                    problem, loss, point.rank, point.depth, symmetric=point.symmetric
+                )
                 self.optima.append(optimum)
                 self.least.append(least_possible_loss(problem, loss, optimum, point.dtype))
                 self.starts.append(start)
@@ -78,12 +80,13 @@ class Batch:
         first = self.first
         # Containers of NVIDIA's let a GPU drop half of the digits of single precision.
         torch.set_float32_matmul_precision("highest")
-        objective = Objective(self._stack_problems(), self._build("loss"))
+        objective = choose_objective(self._stack_problems(), self._build("loss"), first.symmetric)
         optimum, least = self._numbers(self.optima), self._numbers(self.least)
         tolerance = self._numbers([point.tolerance for point in self.points])
         records = first.record()(first.steps)
         dynamics, best = first.diagnostics != "basic", None
         target = self._stack_triplets(max(first.rank, metrics.SIGMAS)) if dynamics else None
+        goal = self._stack_goals() if target is not None and first.symmetric else None
         if (r := self.problems[0].target_rank) is not None:
             best = self._stack_triplets(r)
         own = {name: component.bind() for name, component in first.metrics}
@@ -94,9 +97,8 @@ class Batch:
 
         def measure(state: State) -> dict[str, Tensor]:
             full = first.diagnostics == "full"
-            return metrics.measure(
-                objective, state, optimum, target, best=best, dynamics=dynamics, full=full, own=own
-            )
+            known = optimum, target, goal, best
+            return metrics.measure(objective, state, *known, dynamics=dynamics, full=full, own=own)
 
         rates = self._rates()
         checkpoint.constants = [optimum, *rates]
@@ -104,9 +106,10 @@ class Batch:
         if not all(point.equal_shares for point in self.points):
             shares = zip(*(point.shares for point in self.points), strict=True)
             lr = share_rates(lr, [self._column(each) for each in shares])
+        optimizer = self._build("optimizer")
         states = descent(
             objective,
-            self._build("optimizer"),
+            tie(optimizer) if first.symmetric else optimizer,
             self._stack_starts(),
             lr=lr,
             records=records.steps,
@@ -174,6 +177,11 @@ class Batch:
         runs = [found[id(problem)] for problem in self.problems]
         return Triplets(*(torch.stack(X) for X in zip(*runs, strict=True)))
 
+    def _stack_goals(self) -> Tensor | None:
+        """The U* of tied runs that `metrics.procrustes_distance` is measured to."""
+        goals = find_goals(self.problems, self.first.rank)
+        return None if goals is None else goals.to(self.first.device, self.first.dtype)
+
     def _conclude(self, b: int, row: Row) -> None:
         """Adds to a row what is known once the run has ended: rates, times, hashes, and what theory
         says."""
@@ -200,6 +208,7 @@ class Batch:
             shares=point.shares,
             tolerance=point.tolerance,
             optimum=self.optima[b],
+            symmetric=point.symmetric,
         )
         oracles.judge(setting, row)
 
@@ -242,15 +251,17 @@ def draw_start(problem: Problem, point: Point) -> Factors:
     if point.source is not None:
         n, m = problem.shape
         return choose_factors(point.source, (n, *[point.rank] * (point.depth - 1), m))
-    return _draw_factors(point.init, problem, point.rank, point.depth, point.seed)
+    draw = point.rank, point.depth, point.seed, point.symmetric
+    return _draw_factors(point.init, problem, *draw)
 
 
 def _draw_factors(
-    component: Component, problem: Problem, rank: int, depth: int, seed: int
+    component: Component, problem: Problem, rank: int, depth: int, seed: int, symmetric: bool
 ) -> Factors:
     n, m = problem.shape
     widths = (n, *[rank] * (depth - 1), m)
-    factors: Factors = component()(problem, widths, stream("init", seed))
+    init = tie_start(component) if symmetric else component()
+    factors: Factors = init(problem, widths, stream("init", seed))
     shapes = [tuple(W.shape) for W in factors]
     if shapes != list(pairwise(widths)):
         raise ValueError(
@@ -269,7 +280,7 @@ def _hash_start(point: Point, problem: Problem, start: Factors) -> str:
     unscaled = replace(point.init, items=items)
     if unscaled == point.init:
         return hash_tensors(*start)
-    draw = point.rank, point.depth, point.seed
+    draw = point.rank, point.depth, point.seed, point.symmetric
     key = unscaled, point.problem, draw
     if key not in _HASHES:
         if len(_HASHES) == 1024:

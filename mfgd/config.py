@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 RESUME = "resume="
 """How an override begins that is not of the run."""
-UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
+UNTOLD: dict[str, object] = {"symmetric": False, "patience": None, "replicates": 1}
+UNTOLD |= {"success": None, "replicates_kept": "median"}
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
     "init": {"ratio": 1.0},
@@ -68,6 +69,7 @@ class Scalars(BaseModel):
     success: Annotated[str, MinLen(1)] | None
     replicates_kept: Literal["median", "all"]
     depth: Annotated[int, Ge(2)]
+    symmetric: bool
     dtype: Literal["float64", "float32"]
     device: str
     diagnostics: Literal["basic", "dynamics", "full"]
@@ -97,6 +99,7 @@ class Point:
     """The condition of a replicate that is a success."""
     replicates_kept: str
     depth: int
+    symmetric: bool
     dtype: torch.dtype
     device: str
     diagnostics: str
@@ -139,8 +142,8 @@ class Point:
 
     @property
     def mean_share(self) -> float:
-        """The geometric mean of the shares."""
-        return math.prod(self.ratios) ** (1 / self.depth)
+        """The geometric mean of the shares; 2 of tied factors (`mfgd.tied`)."""
+        return 2.0 if self.symmetric else math.prod(self.ratios) ** (1 / self.depth)
 
     @property
     def equal_shares(self) -> bool:

@@ -57,7 +57,7 @@ def sharpness(
     """
     roots = None if shares is None else [share**0.5 for share in shares]
     lead = factors[0].shape[:-2]
-    size = sum(W.shape[-2:].numel() for W in factors)
+    size = sum(W.shape[-2:].numel() for W in objective.free(factors))
     steps = min(iterations, size)
     v = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     v = (v / v.norm()).to(factors[0]).expand(*lead, size)  # v₁, the same in every call
@@ -89,9 +89,9 @@ def sharpness(
 def _hessian_times(
     objective: Objective, factors: Factors, v: Tensor, roots: Sequence[float] | None
 ) -> Tensor:
-    """H v for v (*, size), the entries of all factors in a row; S H S v for the diagonal S that has
-    a root for each factor."""
-    shapes = [W.shape for W in factors]
+    """H v for v (*, size), the entries of all factors that move in a row; S H S v for the diagonal
+    S that has a root for each factor."""
+    shapes = [W.shape for W in objective.free(factors)]
     parts = torch.split(v, [shape[-2:].numel() for shape in shapes], dim=-1)
     direction = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
     if roots is not None:

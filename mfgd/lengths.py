@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +31,11 @@ def exact_line_search(*, alternating: bool) -> Optimizer:
     def directions(
         objective: Objective, factors: Factors, levels: Sequence[int], gradients: Factors
     ) -> tuple[Sequence[Tensor], bool]:
-        along: list[Tensor | None] = [None] * len(factors)
+        along: list[Any] = [None] * len(factors)
         for level, G in zip(levels, gradients, strict=True):
             along[level] = G
-        length = _minimize_polynomial(_expand(objective, factors, along))[..., None, None]
+        whole, turned = objective.expand(factors), objective.expand(tuple(along))
+        length = _minimize_polynomial(_expand(objective, whole, turned))[..., None, None]
         return [(length * G).to(G.dtype) for G in gradients], False
 
     def check(objective: Objective, factors: Factors) -> None:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -121,24 +121,35 @@ def leading_triplets(D: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     The start is random, since ones are orthogonal to the rows of a matrix whose rows sum to 0, and
     the same in every call. D is scaled by a power of two, at no rounding.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import LinearOperator
 
     unit = float(power_of_two(torch.tensor(float(abs(D).max()), dtype=torch.float64)))
     scaled = D / unit
     tall = scaled if D.shape[0] >= D.shape[1] else scaled.T
     size = tall.shape[1]
     gram = LinearOperator((size, size), matvec=lambda x: tall.T @ (tall @ x), dtype=tall.dtype)
-    # ARPACK restarts at random if it exhausts an invariant subspace. Before SciPy 1.17 these
-    # starts have a seed of their own, and the last bits may differ from call to call.
-    seeded = {"rng": 0} if "rng" in inspect.signature(eigsh).parameters else {}
-    v0 = np.random.default_rng(0).standard_normal(size)
-    _, vectors = eigsh(gram, k=k, v0=v0, **seeded)
+    _, vectors = extreme_eigenpairs(gram, k, "LM")
     basis, _ = np.linalg.qr(vectors)
     U, sigma, Vh = np.linalg.svd(tall @ basis, full_matrices=False)
     Vh = Vh @ basis.T
     if tall is not scaled:
         U, Vh = Vh.T, U.T
     return U, sigma * unit, Vh
+
+
+def extreme_eigenpairs(
+    operator: Any, k: int, which: Literal["LM", "LA"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """k eigenvalues (k,), ascending, and eigenvectors (n, k) of a symmetric operator of SciPy: the
+    largest by magnitude (LM) or by value (LA). The start is random, and the same in every call."""
+    from scipy.sparse.linalg import eigsh
+
+    # ARPACK restarts at random if it exhausts an invariant subspace. Before SciPy 1.17 these
+    # starts have a seed of their own, and the last bits may differ from call to call.
+    seeded = {"rng": 0} if "rng" in inspect.signature(eigsh).parameters else {}
+    v0 = np.random.default_rng(0).standard_normal(operator.shape[0])
+    values, vectors = eigsh(operator, k=k, v0=v0, which=which, **seeded)
+    return values, vectors
 
 
 def is_finite(X: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mfgd.alignment import angles, factor_distance
+from mfgd.alignment import angles, factor_distance, procrustes_distance
 from mfgd.descent import State
 from mfgd.factor_measures import (
     best_rank_error,
@@ -32,7 +32,7 @@ OwnMeasure = Callable[[Problem, Factors], Tensor]
 """A user's own measure: (problem, factors) → one number a run, (*,), of any float type."""
 BUILT_IN = re.compile(
     "step|seconds|loss|relative_error|excess_loss|loss_gap|gradient_norm|balance|effective_rank"
-    "|best_rank_error|norm_gap|root_balance|oscillation_range|oscillation_period"
+    "|best_rank_error|norm_gap|root_balance|oscillation_range|oscillation_period|procrustes_distance"
     "|nuclear_norm|heldout_error|factor_distance|sharpness|sharpness_limit|contraction|lr_absolute|lr_limit"
     "|final_loss|final_relative_error|best_loss|steps_run|solve_seconds|steps_to_tolerance"
     r"|early_stop_step|early_stop_error"
@@ -99,8 +99,9 @@ def measure(
     state: State,
     optimum: Tensor,
     target: Triplets | None = None,
-    *,
+    goal: Tensor | None = None,
     best: Triplets | None = None,
+    *,
     dynamics: bool = False,
     full: bool = False,
     own: Mapping[str, OwnMeasure] = {},
@@ -113,6 +114,7 @@ def measure(
         optimum: (*,), the least value of the objective; NaN if unknown.
         target: the leading singular triplets of the target; None: modes, angles and
             `factor_distance` are not measured.
+        goal: the U* (*, n, k) of tied factors; None: `procrustes_distance` is not measured.
         best: the triplets of the best approximation of rank `problem.target_rank`; None:
             `best_rank_error` is not measured.
         dynamics: whether norms and balances of the factors are measured too.
@@ -148,6 +150,8 @@ def measure(
     measures |= compared
     if dynamics:
         measures |= _describe_factors(factors)
+    if goal is not None:
+        measures["procrustes_distance"] = procrustes_distance(factors[0], goal)
     if full:
         measures["sharpness"] = sharpness(objective, factors)
     for name, own_measure in own.items():

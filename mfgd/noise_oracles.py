@@ -14,22 +14,23 @@ def noise_floor(setting: Setting, row: Row) -> Answer | None:
     """Under Gaussian noise of standard deviation s the error ends at about
     s √(r (n + m − r)/p) / ‖D*‖.
 
-    r (n + m − r) is the dimension of the matrices of rank r, and p the share of observed entries:
-    this is the error if the tangent space is known (Candès, Plan 2010, Matrix completion with
-    noise, section III.B). Holds for the squared loss without penalty at the rank r of the truth, if
-    the noise is weak, s (√n + √m) ≤ √p σ_r/4, there are at least four times as many observed
-    entries as dimensions, and the run has settled: its last two records differ by at most 1 %. The
-    deviation is relative; four standard deviations of the draw are allowed, and a tenth for what is
-    beyond first order.
+    r (n + m − r) is the dimension of the matrices of rank r, of symmetric ones r n − r (r − 1)/2,
+    and p the share of observed entries: this is the error if the tangent space is known (Candès,
+    Plan 2010, Matrix completion with noise, section III.B). Holds for the squared loss without
+    penalty at the rank r of the truth, if the noise is weak, s (√n + √m) ≤ √p σ_r/4, there are at
+    least four times as many observed entries as dimensions, and the run has settled: its last two
+    records differ by at most 1 %. The deviation is relative; four standard deviations of the draw
+    are allowed, and a tenth for what is beyond first order.
     """
     problem, loss = setting.problem, setting.loss
     if loss.curvature is None or loss.penalty or not problem.noise:
         return None
     sigma = problem.truth_spectrum
-    if sigma is None:
+    if sigma is None or not setting.can_reach(problem.truth):
         return None
     (n, m), r = problem.shape, int((sigma > 0).sum())
-    dimension, share = r * (n + m - r), float(problem.count) / (n * m)
+    dimension = r * n - r * (r - 1) // 2 if setting.symmetric else r * (n + m - r)
+    share = float(problem.count) / (n * m)
     strength = problem.noise * (math.sqrt(n) + math.sqrt(m))
     weak = strength <= math.sqrt(share) * float(sigma[r - 1]) / 4
     enough_entries = share * n * m >= 4 * dimension

@@ -59,6 +59,14 @@ class Objective:
             self.blocks.append(Block(rows, seen, seen.scaled_residual(self.gain)))
         self._memory: Tensor | None = None
 
+    def expand(self, factors: Factors) -> Factors:
+        """W₁ … W_L, given the factors that move: all, but for tied factors (`mfgd.tied`)."""
+        return factors
+
+    def free(self, factors: Factors) -> Factors:
+        """The factors that move."""
+        return factors
+
     def residual(self, factors: Factors) -> Tensor:
         """M ∘ (W₁ W₂ … W_L − D), laid out like the target of the observation."""
         parts = [self._scaled_residual(block, factors).mul_(1 / self.gain) for block in self.blocks]

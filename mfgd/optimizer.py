@@ -153,9 +153,9 @@ def scaled_gd(
     ) -> tuple[Sequence[Tensor], Tensor]:
         delta: Rate = damping
         if damped_by == "error":
-            error, _ = objective.observation.misfit(factors)
+            error, _ = objective.observation.misfit(objective.expand(factors))
             delta = (damping * error[..., None, None]).to(factors[0].dtype)
-        return _precondition(factors, levels, gradients, delta)
+        return _precondition(objective.expand(factors), levels, gradients, delta)
 
     undamped = not (torch.as_tensor(damping) != 0).any()
     method = Method.PRECONDITIONED if undamped else Method.OTHER
@@ -187,7 +187,8 @@ def polyak(
         found: Sequence[Tensor] = gradients
         singular: Tensor | bool = False
         if metric == "scaled":
-            found, singular = _precondition(factors, levels, gradients, damping)
+            whole = objective.expand(factors)
+            found, singular = _precondition(whole, levels, gradients, damping)
         slope = inner_product(gradients, found)
         gap = (objective.value(factors)[..., None, None] - floor).clamp(min=0)
         length = torch.where(slope > 0, gap / slope, torch.where(slope.isnan(), slope, 0))

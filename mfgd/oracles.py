@@ -29,9 +29,9 @@ def eckart_young(setting: Setting, row: Row) -> Answer | None:
 
     Holds for the squared loss of a complete matrix without penalty, at any depth: there is no bad
     local minimum (Eckart, Young 1936, The approximation of one matrix by another of lower rank;
-    Baldi, Hornik 1989, Neural networks and principal component analysis). The deviation is
-    f/f* − 1, or the relative error if f* is 0. It separates the runs that reached the answer within
-    their budget from the other runs.
+    Baldi, Hornik 1989, Neural networks and principal component analysis). Of tied factors f* is
+    that of `mfgd.theory.optimum`. The deviation is f/f* − 1, or the relative error if f* is 0. It
+    separates the runs that reached the answer within their budget from the other runs.
     """
     if not setting.is_quadratic:
         return None
@@ -43,14 +43,14 @@ def soft_threshold(setting: Setting, row: Row) -> Answer | None:
 
     Holds for the squared loss of a complete matrix at depth 2: λ/2 (‖C‖² + ‖F‖²) acts as λ‖CF‖_*
     (Srebro, Rennie, Jaakkola 2005, Maximum-margin matrix factorization, lemma 1; Cai, Candès, Shen
-    2010, A singular value thresholding algorithm, theorem 2.1). The deviation is the largest one of
-    all singular values, in units of σ₁.
+    2010, A singular value thresholding algorithm, theorem 2.1). Of tied factors the σ_i are the
+    positive eigenvalues of (D + Dᵀ)/2. The deviation is the largest one of all singular values, in
+    units of σ₁.
     """
     known = setting.loss.curvature is not None and setting.problem.complete
     if not known or setting.loss.penalty == 0 or len(setting.start) != 2:
         return None
-    sigma = setting.problem.spectrum
-    assert sigma is not None
+    sigma = setting.reachable_spectrum
     names = [name for name in row.trajectory if name.startswith("sigma.")]
     threshold = setting.loss.penalty / setting.curvature
     goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
@@ -70,9 +70,9 @@ def saxe(setting: Setting, row: Row) -> Answer | None:
     (Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep
     linear neural networks, eqs. 5 and 6). Holds for the squared loss of a complete matrix without
     penalty at depth 2 and gradient descent at one rate of at most a tenth of the limit 1/cσ₁, if
-    the modes of D are measured (diagnostics=dynamics, D without noise). Steps of finite length
-    leave the flow by about their length: c lr σ₁ is allowed. The deviation is the largest one over
-    modes and records, in units of s.
+    the modes of D are measured (diagnostics=dynamics, D without noise). Tied factors move at twice
+    the rate. Steps of finite length leave the flow by about their length: c lr σ₁ is allowed. The
+    deviation is the largest one over modes and records, in units of s.
     """
     names = [name for name in row.trajectory if name.startswith("mode.")]
     known = setting.is_quadratic and setting.is_gradient_descent and len(setting.start) == 2
@@ -81,7 +81,7 @@ def saxe(setting: Setting, row: Row) -> Answer | None:
     target = setting.problem.triplets
     assert target is not None
     starts = _learnt_at_start(setting.start, target)
-    c, lr, largest = setting.curvature, setting.lr, float(target.sigma[0])
+    c, lr, largest = setting.curvature, setting.pair_rate, float(target.sigma[0])
     if starts is None or not 0 < c * lr * largest <= 0.1:
         return None
     t = lr * row.trajectory["step"]
@@ -142,8 +142,8 @@ def sharpness_of_answer(setting: Setting, row: Row) -> Answer | None:
 
     Source: Mulayoff, Michaeli 2020, Unique properties of flat minima in deep networks. Holds for
     the squared loss of a complete matrix without penalty at depth 2, if the sharpness is measured
-    (diagnostics=full) and the run ended at a relative residual below 1e-8. The deviation is
-    relative.
+    (diagnostics=full) and the run ended at a relative residual below 1e-8. With respect to U of
+    tied factors the sharpness is twice that. The deviation is relative.
     """
     known = setting.is_quadratic and setting.optimum == 0 and len(setting.start) == 2
     if not known or "sharpness" not in row.trajectory:
@@ -151,7 +151,7 @@ def sharpness_of_answer(setting: Setting, row: Row) -> Answer | None:
     if not row.trajectory["loss"][-1] <= 1e-16 * setting.loss_of_zero:
         return None
     C, F = (float(torch.linalg.matrix_norm(W.to(torch.float64), ord=2)) for W in row.factors)
-    expected = setting.curvature * (C**2 + F**2)
+    expected = setting.curvature * (C**2 + F**2) * (2 if setting.symmetric else 1)
     deviation = float(row.trajectory["sharpness"][-1]) / expected - 1
     return Answer(deviation, max(CLOSE, 1e3 * row.epsilon), {"sharpness": expected})
 
@@ -170,6 +170,8 @@ ORACLES: dict[str, Oracle] = {
     "spiked_angles": spiked_angles,
 }
 """Name of an oracle in tags and metrics → its function."""
+TIED = eckart_young, soft_threshold, saxe, local_rate, stability, sharpness_of_answer, noise_floor
+"""The oracles that know tied factors."""
 
 
 def judge(setting: Setting, row: Row) -> None:
@@ -182,7 +184,7 @@ def judge(setting: Setting, row: Row) -> None:
     if setting.rate_limit > 0:
         row.values["lr_limit"] = setting.rate_limit
     for name, oracle in ORACLES.items():
-        answer = oracle(setting, row)
+        answer = oracle(setting, row) if oracle in TIED or not setting.symmetric else None
         if answer is None:
             continue
         row.tags[f"oracle.{name}"] = "deviates" if impossible else answer.verdict

@@ -16,10 +16,10 @@ from mfgd.demand import count_runs, refuse_vast_batches, refuse_vast_run
 from mfgd.limits import refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
-from mfgd.objective import Objective
 from mfgd.rates import refuse_shares, unit_of_rate
 from mfgd.replicates import refuse_unknown_success
 from mfgd.terminal import say, warn
+from mfgd.tied import choose_objective, refuse_untied
 from mfgd.types import Refused
 
 FEWEST, MOST = 16, 512
@@ -115,7 +115,7 @@ def _identity(point: Point) -> Hashable:
     components = point.loss, point.optimizer, point.schedule, point.record
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
     replicates = point.replicates, point.success
-    modes = point.dtype, point.device, point.diagnostics, point.patience
+    modes = point.dtype, point.device, point.diagnostics, point.patience, point.symmetric
     return (*map(batch_identity, components), *numbers, *modes, *replicates, point.metrics)
 
 
@@ -139,11 +139,13 @@ def _refuse_early(point: Point) -> float:
     try:
         refuse_shares(point)
         problem = load_problem(point.problem)
+        refuse_untied(point, problem)
         refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
         demand = refuse_vast_run(point, problem, point.record()(point.steps))
         start = draw_start(problem, point)
         refuse_outside_domain(problem, point.loss(), point.loss.name, start)
-        point.optimizer().check(Objective(problem, point.loss()), start)
+        objective = choose_objective(problem, point.loss(), point.symmetric)
+        point.optimizer().check(objective, start)
         unit_of_rate(point, problem, start)
     except Refused:
         raise
@@ -196,7 +198,8 @@ def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
             limited[kind] = _has_limit(point)
         if point.lr_unit == "sharpness" or not limited[kind]:
             continue
-        key = drop_seed(point.problem), point.loss, point.depth, point.ratios, point.lr_unit
+        rates = point.ratios, point.lr_unit, point.symmetric
+        key = drop_seed(point.problem), point.loss, point.depth, rates
         if key not in limits:
             limits[key] = _limit(point)
         if point.lr[-1] > limits[key]:
@@ -232,9 +235,10 @@ def _limit(point: Point) -> float:
     """The largest stable rate in the unit of the given rate, NaN if theory does not know it."""
     try:
         problem, loss = load_problem(point.problem), point.loss()
-        limit = theory.rate_limit(problem, loss, point.depth, point.mean_share)
+        setting = problem, loss, point.depth, point.mean_share
+        limit = theory.rate_limit(*setting, symmetric=point.symmetric)
         if point.lr_unit == "sigma1":
-            return limit / theory.rate_unit(problem, loss, point.depth, point.mean_share)
+            return limit / theory.rate_unit(*setting)
     except Exception:
         # What fails here fails again, if it matters, when the run is solved, and fails that run
         # alone.

@@ -26,8 +26,9 @@ def local_rate(setting: Setting, row: Row) -> Answer | None:
     via scaled gradient descent, section 2). Holds for the squared loss of a complete matrix of rank
     at least k without penalty at depth 2, one rate, factors that move at once, and two records
     between rounding and a relative distance of 1 %. From a start inside the answer's own subspaces
-    the least λ that counts is a sum of their curvatures. The deviation is that of 1 − rate,
-    relative; a tenth is allowed, because faster modes still have their say.
+    the least λ that counts is a sum of their curvatures. Tied factors move at twice the rate, if D
+    is symmetric without negative eigenvalues. The deviation is that of 1 − rate, relative; a tenth
+    is allowed, because faster modes still have their say.
     """
     moves = setting.is_gradient_descent or setting.is_scaled_gradient_descent
     known = setting.is_quadratic and moves and len(setting.start) == 2
@@ -36,7 +37,7 @@ def local_rate(setting: Setting, row: Row) -> Answer | None:
     curvatures, near = _extreme_curvatures(setting, row), _last_records_near_answer(setting, row)
     if curvatures is None or near is None:
         return None
-    lr, c, (least, most) = setting.lr, setting.curvature, curvatures
+    lr, c, (least, most) = setting.pair_rate, setting.curvature, curvatures
     rate = max(abs(1 - lr * c * least), abs(1 - lr * c * most))
     if not 0 < rate < 1:
         return None
@@ -47,7 +48,7 @@ def _extreme_curvatures(setting: Setting, row: Row) -> tuple[float, float] | Non
     """The least and the largest λ/c of `local_rate`; None if theory does not know them."""
     sigma, k = setting.problem.spectrum, setting.rank
     assert sigma is not None
-    if k > len(sigma) or sigma[k - 1] == 0:
+    if k > len(sigma) or sigma[k - 1] == 0 or not setting.can_reach(setting.problem.observation):
         return None
     first, last, beyond = float(sigma[0]), float(sigma[k - 1]), 0.0
     if k < len(sigma):

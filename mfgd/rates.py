@@ -10,9 +10,9 @@ from torch import Tensor
 from mfgd import lanczos, theory
 from mfgd.config import Point
 from mfgd.method import Rate
-from mfgd.objective import Objective
 from mfgd.schedule import Rates
 from mfgd.target import Problem
+from mfgd.tied import choose_objective
 from mfgd.types import Factors, Refused
 
 
@@ -27,7 +27,7 @@ def unit_of_rate(point: Point, problem: Problem, start: Factors) -> float:
     if point.lr_unit == "sigma1":
         unit = theory.rate_unit(problem, point.loss(), point.depth, point.mean_share)
     else:
-        objective = Objective(problem, point.loss())
+        objective = choose_objective(problem, point.loss(), point.symmetric)
         shares = None if point.equal_shares else point.shares
         unit = 2 / float(lanczos.sharpness(objective, start, shares=shares))
     if not 0 < unit < math.inf:

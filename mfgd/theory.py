@@ -6,7 +6,9 @@ import math
 
 import torch
 
+from mfgd.dense import AllEntries
 from mfgd.loss import Loss
+from mfgd.symmetric import eigenpairs, is_semidefinite, part_by_definiteness
 from mfgd.target import Problem
 
 
@@ -15,7 +17,9 @@ def is_quadratic(problem: Problem, loss: Loss) -> bool:
     return loss.curvature is not None and problem.complete and loss.penalty == 0
 
 
-def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
+def optimum(
+    problem: Problem, loss: Loss, rank: int, depth: int = 2, *, symmetric: bool = False
+) -> float:
     """The least value that the objective can take, NaN if theory does not know it.
 
     - Squared loss of a complete D: w Σ_{i>k} σ_i² (Eckart, Young 1936). At depth 2 the penalty λ
@@ -24,18 +28,30 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
     - Any loss without penalty that is 0 at the target, if D is its own noiseless truth of rank ≤
       k: 0.
 
+    Of tied factors, D ≈ U Uᵀ, the σ_i are the positive eigenvalues of (D + Dᵀ)/2, and the rest of D
+    adds w times its sum of squares (Higham 1988, Computing a nearest symmetric positive
+    semidefinite matrix, theorem 2.1); the penalty λ‖U‖² is λ‖UUᵀ‖_*. A truth with negative
+    eigenvalues is out of their reach.
+
     Args:
         problem: the problem of one run, without leading dimensions.
         loss: the loss of one run, with plain numbers.
         rank: k, the width of the factors.
         depth: number of factors.
+        symmetric: whether the two factors are tied.
     """
-    exact = loss.zero_at_target and loss.penalty == 0
-    if exact and problem.rank is not None and problem.rank <= rank:
+    reaches = loss.zero_at_target and loss.penalty == 0
+    reaches = reaches and problem.rank is not None and problem.rank <= rank
+    if symmetric:
+        reaches = reaches and problem.truth is not None and is_semidefinite(problem.truth)
+    if reaches:
         return 0.0
     if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
         return math.nan
-    sigma = problem.spectrum
+    sigma, beyond = problem.spectrum, 0.0
+    if symmetric:
+        assert isinstance(problem.observation, AllEntries)
+        sigma, beyond = part_by_definiteness(problem.observation)
     assert sigma is not None
     weight = loss.curvature / 2 * loss.scale
     if loss.reduction == "mean":
@@ -44,7 +60,7 @@ def optimum(problem: Problem, loss: Loss, rank: int, depth: int = 2) -> float:
     threshold = loss.penalty / (2 * weight)
     shrunk = weight * kept.clamp(max=threshold).square().sum()
     norms = loss.penalty * (kept - threshold).clamp(min=0).sum()
-    return float(shrunk + norms + weight * left_out.square().sum())
+    return float(shrunk + norms + weight * (left_out.square().sum() + beyond))
 
 
 def curvature(problem: Problem, loss: Loss) -> float:
@@ -84,7 +100,7 @@ def rate_unit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0)
         problem: of one run.
         loss: with plain numbers.
         depth: L.
-        mean_share: (s₁⋯s_L)^{1/L}.
+        mean_share: (s₁⋯s_L)^{1/L}; 2 of tied factors, which move as a pair does at twice the rate.
     """
     share = float(problem.count) / problem.observation.dilution
     sharpness = (
@@ -93,12 +109,23 @@ def rate_unit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0)
     return 2 / (sharpness * mean_share) if sharpness != 0 else math.inf
 
 
-def rate_limit(problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0) -> float:
+def rate_limit(
+    problem: Problem, loss: Loss, depth: int, mean_share: float = 1.0, *, symmetric: bool = False
+) -> float:
     """The rate above which gradient descent converges to no minimizer; NaN if theory does not know
     it.
 
-    It is `rate_unit` for the squared loss of a complete D without penalty.
+    It is `rate_unit` for the squared loss of a complete D without penalty. Of tied factors it is 2
+    over the sharpness of every global minimizer, 2c max(2λ₁, λ₁ − λ_n), with λ₁ the largest and λ_n
+    the least eigenvalue of (D + Dᵀ)/2, or 0 if that is nearer to the other: the curvature is 2c
+    (λ_i + λ_j) along two eigenvectors in U, and 2c (λ_i − λ_j) if the second one is not.
     """
     if not is_quadratic(problem, loss):
         return math.nan
+    if symmetric:
+        assert isinstance(problem.observation, AllEntries)
+        values = eigenpairs(problem.observation).values
+        top, least = float(values[0].clamp(min=0)), float(values[-1].clamp(max=0))
+        sharpness = 2 * curvature(problem, loss) * max(2 * top, top - least)
+        return 2 / sharpness if sharpness else math.inf
     return rate_unit(problem, loss, depth, mean_share)

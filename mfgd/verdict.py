@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from mfgd.dense import AllEntries
 from mfgd.limits import least_possible_loss
 from mfgd.loss import Loss
 from mfgd.method import Method, Optimizer
 from mfgd.record import Row
+from mfgd.sparse import LowRank
+from mfgd.symmetric import is_semidefinite, is_symmetric, part_by_definiteness
 from mfgd.target import Problem
 from mfgd.theory import curvature, is_quadratic, rate_limit
 from mfgd.types import Factors
@@ -37,6 +41,8 @@ class Setting(NamedTuple):
     """The least value of the objective; NaN if unknown."""
     shares: tuple[float, ...]
     """The rate of each factor over that of the first."""
+    symmetric: bool = False
+    """Whether the factors are tied."""
 
     @property
     def rank(self) -> int:
@@ -77,7 +83,14 @@ class Setting(NamedTuple):
         wider = 1 + beta
         if self.optimizer.method is Method.NESTEROV:
             wider /= 1 + 2 * beta
-        return wider * rate_limit(self.problem, self.loss, len(self.start), mean)
+        setting = self.problem, self.loss, len(self.start), mean
+        return wider * rate_limit(*setting, symmetric=self.symmetric)
+
+    @property
+    def pair_rate(self) -> float:
+        """The rate of the factors of a pair that moves as this run: lr, or 2 lr of tied factors, if
+        D is symmetric."""
+        return self.lr * (2 if self.symmetric else 1)
 
     @property
     def is_scaled_gradient_descent(self) -> bool:
@@ -94,6 +107,25 @@ class Setting(NamedTuple):
     def curvature(self) -> float:
         """c of `mfgd.theory.curvature`."""
         return curvature(self.problem, self.loss)
+
+    @property
+    def reachable_spectrum(self) -> Tensor:
+        """The singular values, largest first, of the matrix that the factors can come near: of a
+        complete D, of tied factors its positive part."""
+        if self.symmetric:
+            assert isinstance(self.problem.observation, AllEntries)
+            return part_by_definiteness(self.problem.observation)[0]
+        assert self.problem.spectrum is not None
+        return self.problem.spectrum
+
+    def can_reach(self, matrix: object) -> bool:
+        """Whether factors of any rank can come near a square matrix: tied factors only if that is
+        symmetric and has no negative eigenvalue."""
+        if not self.symmetric:
+            return True
+        if not isinstance(matrix, AllEntries | LowRank):
+            return False
+        return is_symmetric(matrix) and is_semidefinite(matrix)
 
     @property
     def loss_of_zero(self) -> float:

@@ -17,9 +17,8 @@ from mfgd import command, component, database, session, targets
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-targets.NAMED = (
-    "test_batch,test_checkpoint,test_config,test_oracles"  # they have functions for configs
-)
+# They have functions for configs.
+targets.NAMED = "test_batch,test_checkpoint,test_config,test_oracles,test_symmetric,test_tied"
 torch.set_num_threads(1)
 
 

@@ -388,7 +388,7 @@ def judge_changed(line, change) -> mfgd.record.Row:
     change(row)
     setting = Setting(
         load_problem(point.problem), point.loss(), start, point.optimizer(),
-        point.lr[0], point.tolerance, optimum, point.shares,
+        point.lr[0], point.tolerance, optimum, point.shares, point.symmetric,
     )  # fmt: skip
     oracles.judge(setting, row)
     return row
