@@ -62,7 +62,8 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         if problem not in layouts:
             layouts[problem] = _find_layout(point)
         group = layouts[problem], _identity(point)
-        kind = group, problem, init, point.loss  # whether data fit a loss may depend on a float
+        # What is refused may depend on a float: whether data fit a loss, or rates a method.
+        kind = group, problem, init, point.loss, point.equal_shares
         if kind not in checked:
             checked.add(kind)
             demands[group] = max(_refuse_early(point), demands.get(group, 0))

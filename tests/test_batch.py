@@ -238,6 +238,11 @@ def test_a_ratio_of_rates_is_the_same_alone_and_beside_others():
     assert plan.find_unstable([above, below]) == ([above], pytest.approx(0.5))
 
 
+def test_a_ratio_that_a_method_does_not_take_is_refused_beside_one_that_is_none():
+    with pytest.raises(Refused, match=r"lr_ratio=2.0 with optimizer=als"):
+        plan.group_points(grid("optimizer=als", "optimizer=als lr_ratio=2"))
+
+
 def test_rates_in_units_of_the_sharpness_at_the_start():
     (row,) = solve(grid("lr_unit=sharpness lr=0.9 init=spectral loss.scale=0.5 steps=5"))
     assert row.values["lr_absolute"] == pytest.approx(
