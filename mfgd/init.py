@@ -16,19 +16,16 @@ Keys:
 from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mfgd.continuation import run as run
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
-from mfgd.files import read_arrays, read_or_refuse
-from mfgd.formats import load_torch
 from mfgd.matrix import join_rows, pick_matrices
+from mfgd.named_arrays import read_named
 from mfgd.target import Problem
 from mfgd.types import Factors, NonNegative, Refused
 
@@ -173,15 +170,9 @@ def file(*, path: str, scale: NonNegative, ratio: NonNegative) -> Init:
     """
 
     def start(problem: Problem, widths: tuple[int, ...], generator: torch.Generator) -> Factors:
-        source, file = f"init.path={path}", Path(path)
-        reader = _FACTOR_READERS.get(file.suffix.lower())
-        if reader is None:
-            raise Refused(f"{source}: unknown format; allowed are {' '.join(_FACTOR_READERS)}")
-        arrays = read_or_refuse(reader, file, source)
-        if not isinstance(arrays, dict):
-            raise Refused(f"{source}: one array without a name; allowed are arrays by name")
+        source = f"init.path={path}"
         shapes = dict(zip(factor_names(len(widths) - 1), pairwise(widths), strict=True))
-        return _multiply(pick_matrices(arrays, shapes, source), scale, ratio)
+        return _multiply(pick_matrices(read_named(path, source), shapes, source), scale, ratio)
 
     return start
 
@@ -274,10 +265,3 @@ def _refuse_zeros(factors: Factors, scale: float, ratio: float) -> Factors:
         allowed = "allowed are a larger init.scale, and init.ratio=0 for the last factor alone"
         raise Refused(f"init.scale={scale:g} with init.ratio={ratio:g}: {zeros}; {allowed}")
     return factors
-
-
-_FACTOR_READERS: dict[str, Callable[[Path], Any]] = {
-    ".npz": read_arrays,
-    ".pt": load_torch,
-    ".safetensors": load_file,
-}

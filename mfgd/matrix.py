@@ -98,10 +98,15 @@ def pick_matrices(
         if tuple(W.shape) != shapes[name]:
             allowed = f"allowed here is {shapes[name]}"
             raise Refused(f"{source}: {name} is {tuple(W.shape)}; {allowed}")
-        if not torch.isfinite(W).all():
-            wrong = f"{name} has entries that are not finite"
-            raise Refused(f"{source}: {wrong}; allowed are finite numbers")
+        refuse_not_finite(W, source, name)
     return tuple(found.values())
+
+
+def refuse_not_finite(array: Tensor, source: str, name: str) -> None:
+    """Raises `Refused` if an array of a file has entries that are not finite."""
+    if not torch.isfinite(array).all():
+        wrong = f"{name} has entries that are not finite"
+        raise Refused(f"{source}: {wrong}; allowed are finite numbers")
 
 
 def as_matrix(data: Any, source: str) -> Tensor:

@@ -26,7 +26,7 @@ from mfgd.observe import (
 )
 from mfgd.reading import Decimal, ReadingKeys
 from mfgd.response import Response
-from mfgd.sensing import sensing
+from mfgd.sensing import sensing, sensing_file
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
 from mfgd.truths import draw_truth, refuse_oblong
@@ -43,6 +43,7 @@ __all__ = [
     "notebook",
     "ratings",
     "sensing",
+    "sensing_file",
     "synthetic",
 ]
 

@@ -20,15 +20,16 @@ class VectorMeasurements(Measurements):
     A step costs 12 N k (n + m) operations a run, with factors of width k.
     """
 
-    def __init__(self, y: Tensor, a: Tensor, b: Tensor) -> None:
+    def __init__(self, y: Tensor, a: Tensor, b: Tensor, power: float = 1.0) -> None:
         """
         Args:
             y: (*, 1, N).
-            a: independent standard normal numbers.
+            a: independent normal numbers of mean 0.
             b: the same, or a itself.
+            power: the variance of a times that of b.
         """
         super().__init__(y)
-        self.a, self.b = a, b
+        self.a, self.b, self.power = a, b, power
 
     @property
     def quadratic(self) -> bool:
@@ -46,7 +47,7 @@ class VectorMeasurements(Measurements):
                 "problem.ensemble=rank_one_symmetric: the mean of ⟨A_i, D⟩² is 2‖D‖² + (tr D)², no "
                 "multiple of ‖D‖²; allowed are lr_unit=absolute, lr_unit=sharpness, init=spectral"
             )
-        return 1.0
+        return 1 / self.power
 
     @property
     def shared_arrays(self) -> int:
@@ -58,7 +59,8 @@ class VectorMeasurements(Measurements):
         return {"a": self.a} if self.quadratic else {"a": self.a, "b": self.b}
 
     def estimate(self) -> Tensor:
-        """D (n, m) in the mean over draws: A*(y)/N; if y_i = a_iᵀ D a_i, ½ (A*(y)/N − I mean y).
+        """D (n, m) in the mean over draws: A*(y)/N; if y_i = a_iᵀ D a_i, ½ (A*(y)/N − I mean y),
+        for vectors of variance 1.
 
         Source: for the latter Li, Ma, Chen, Chi 2019, Nonconvex matrix factorization from rank-one
         measurements, the spectral initialization.
@@ -66,7 +68,8 @@ class VectorMeasurements(Measurements):
         if not self.quadratic:
             return super().estimate()
         eye = torch.eye(self.shape[0], dtype=self.target.dtype, device=self.target.device)
-        return (self.adjoint(self.target) / self.count - self.target.mean() * eye) / 2
+        trace = self.target.mean() / self.power**0.5
+        return (self.adjoint(self.target) / (self.count * self.power) - trace * eye) / 2
 
     def apply(self, left: Tensor, right: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
         return (self._map_left(left) * self._map_right(right)).sum(-2, keepdim=True)
@@ -99,7 +102,7 @@ class VectorMeasurements(Measurements):
         return (self._map_left(left).mT[..., None] * self.b[..., None, :]).flatten(-2)
 
     def _rebuild(self, y: Tensor, a: Tensor, b: Tensor) -> VectorMeasurements:
-        return VectorMeasurements(y, a, a if self.quadratic else b)
+        return VectorMeasurements(y, a, a if self.quadratic else b, self.power)
 
     def select(self, at: Tensor) -> VectorMeasurements:
         return self._rebuild(self.target[:, at], self.a[at], self.b[at])

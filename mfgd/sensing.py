@@ -12,8 +12,10 @@ from mfgd.capacity import NUMBER, refuse_large_array
 from mfgd.dense import AllEntries
 from mfgd.draws import hash_tensors, orthonormal, standard_normal, stream
 from mfgd.measurements import MatrixMeasurements, Measurements
+from mfgd.named_arrays import read_finite, read_named
 from mfgd.observe import hold_out
 from mfgd.rank_one import VectorMeasurements
+from mfgd.reading import Source
 from mfgd.target import Problem
 from mfgd.truths import draw_truth
 from mfgd.types import Count, NonNegative, Positive, Refused, Seed, Share
@@ -108,6 +110,64 @@ def sensing(
         generated=True,
         overruled=overruled,
     )
+
+
+def sensing_file(*, path: str, heldout: Share, seed: Seed) -> Problem:
+    """y_i = ⟨A_i, D⟩ of an unknown D, with y and A_i from a .npz, .pt or .safetensors file.
+
+    The file has y (N,), and A (N, n, m), or vectors a (N, n) and b (N, m) of A_i = a_i b_iᵀ, or a
+    alone of A_i = a_i a_iᵀ. The `matrices.safetensors` of a run is such a file, if it has kept
+    them. The spectral start and lr_unit=sigma1 take the A_i as random ones without a preferred
+    direction, of the mean square that they have, and a alone as normal.
+
+    Args:
+        path: the file.
+        heldout: share of the measurements that is held out: descent does not see them.
+        seed: moves which measurements are held out.
+
+    Raises:
+        Refused: no such file, another format, arrays that are missing or too many, of other shapes
+            or not finite, or a share that leaves nothing.
+    """
+    source = f"problem.path={path}"
+    arrays = read_named(path, source)
+    names = [name for name in ("A", "a", "b") if name in arrays]
+    if "y" not in arrays or names not in (["A"], ["a"], ["a", "b"]):
+        there = ", ".join(sorted(arrays)) or "none"
+        allowed = "needed are y and A, or y, a and b, or y and a"
+        raise Refused(f"{source}: arrays {there}; {allowed}")
+    y = read_finite(arrays, "y", source).flatten()
+    kept = {name: read_finite(arrays, name, source) for name in names}
+    for name, array in kept.items():
+        form = "N×n×m" if name == "A" else "N×" + {"a": "n", "b": "m"}[name]
+        if array.ndim != form.count("×") + 1 or len(array) != len(y) or not array.numel():
+            shape = "×".join(map(str, array.shape))
+            needed = f"{name} is {shape}; needed is {form} with N = {len(y)}, as many as y"
+            raise Refused(f"{source}: {needed}")
+        if not array.any():
+            raise Refused(f"{source}: {name} is 0 everywhere, so that nothing is measured")
+    seen = _measure_by(y[None], **kept)
+    (n, m), how = seen.shape, "matrices" if names == ["A"] else "vectors"
+    said = f"{len(y)} measurements of a {n}×{m} matrix by {how} {' and '.join(names)}"
+    found = disturb(seen, 0.0, heldout, seed, {})
+    digest = hash_tensors(y, *kept.values())
+    return replace(found, source=Source(path, digest, f"{path}: {said}"))
+
+
+def _measure_by(
+    y: Tensor, A: Tensor | None = None, a: Tensor | None = None, b: Tensor | None = None
+) -> Measurements:
+    """Given measurements, whose dilution follows from the mean square of A_i."""
+    if A is None:
+        assert a is not None
+        if b is None or torch.equal(a, b):
+            b = a
+        power = float(a.square().mean() * b.square().mean())
+        return VectorMeasurements(y, a, b, power)
+    n, m = A.shape[1:]
+    symmetric = n == m and torch.equal(A, A.mT)
+    dimension = n * (n + 1) / 2 if symmetric else n * m
+    return MatrixMeasurements(y, A, dimension * len(A) / float(A.square().sum()))
 
 
 def disturb(

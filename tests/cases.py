@@ -184,6 +184,11 @@ def _ratings(folder: Path) -> Problem:
     return mfgd.problem.ratings(path=str(folder / "u.data"), heldout=0.0, seed=0, **READING)
 
 
+def _sensing_file(folder: Path) -> Problem:
+    np.savez(folder / "sensing.npz", y=[1.0, 2.0], a=[[1.0, 2.0], [3.0, 4.0]], b=np.eye(2))
+    return mfgd.problem.sensing_file(path=str(folder / "sensing.npz"), heldout=0.0, seed=0)
+
+
 PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     "notebook": lambda folder: mfgd.problem.notebook(),
     "synthetic": lambda folder: mfgd.problem.synthetic(
@@ -196,6 +201,7 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
         n=N, m=M, scale=2.0, symmetric=False, response="gaussian", **OBSERVATION
     ),
     "sensing": lambda folder: mfgd.problem.sensing(**SENSING | {"heldout": 0.2}),
+    "sensing_file": _sensing_file,
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,
     "ratings": _ratings,

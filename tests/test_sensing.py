@@ -7,13 +7,14 @@ import pytest
 import torch
 from cases import SENSING, solve
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.torch import save_file
 from test_config import composed
 
 import mfgd
 from mfgd import batch, capacity, plan
 from mfgd.artifacts import read_run, write_config, write_row
 from mfgd.batch import load_problem
-from mfgd.problem import sensing
+from mfgd.problem import sensing, sensing_file
 from mfgd.rank_one import VectorMeasurements
 from mfgd.tracked import format_params
 from mfgd.types import Refused
@@ -144,6 +145,71 @@ def test_what_is_held_out_takes_its_copy(monkeypatch):
     sensing(**SENSING)
     with pytest.raises(Refused, match=r"problem\.oversampling=3, 72 measurements: 72×35 entries"):
         sensing(**SENSING | {"heldout": 0.1})
+
+
+# From a file
+
+
+def write(folder, name="sensing.npz", **arrays) -> str:
+    path = str(folder / name)
+    if name.endswith(".npz"):
+        np.savez(path, **arrays)
+    else:
+        save_file({key: torch.as_tensor(X) for key, X in arrays.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["sensing.npz", "sensing.safetensors"])
+@ENSEMBLES
+def test_a_file_gives_the_problem_that_was_written(ensemble, name, tmp_path):
+    drawn = sensing(**SQUARE | {"ensemble": ensemble, "measurements": 40})
+    path = write(tmp_path, name, **drawn.observation.arrays())
+    read = sensing_file(path=path, heldout=0.0, seed=0)
+    assert type(read.observation) is type(drawn.observation)
+    assert_array_equal(read.D, drawn.D)
+    assert_array_equal(matrices(read.observation), matrices(drawn.observation))
+    assert (read.truth, read.rank, read.generated) == (None, None, False)
+    assert f"{path}: 40 measurements of a 7×7 matrix by " in read.source.summary
+    assert (
+        load_problem(
+            composed("problem=sensing_file", f"problem.path={path}", "problem.heldout=0.25").problem
+        ).heldout.count
+        == 10
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@ENSEMBLES
+def test_the_scale_of_a_file_s_matrices_is_found(ensemble, scale, tmp_path):
+    """The estimate is that of the drawn ensemble, up to the mean square of what was drawn."""
+    drawn = sensing(**SQUARE | {"ensemble": ensemble, "measurements": 20_000})
+    arrays = {key: X.numpy() for key, X in drawn.observation.operator.items()}
+    factor = scale ** (1 if "A" in arrays else 2)
+    arrays = {key: scale * X for key, X in arrays.items()} | {"y": factor * drawn.D[0].numpy()}
+    read = sensing_file(path=write(tmp_path, **arrays), heldout=0.0, seed=0)
+    gap = read.observation.estimate() - drawn.observation.estimate()
+    assert gap.norm() < 0.02 * drawn.truth.target.norm()
+
+
+Y, A4 = np.arange(1.0, 5), np.ones((4, 3, 2))
+REFUSED_FILES = {
+    "arrays A; needed are y and A, or y, a and b, or y and a": {"A": A4},
+    "arrays A, a, y; needed are": {"y": Y, "A": A4, "a": A4[..., 0]},
+    "arrays b, y; needed are": {"y": Y, "b": A4[..., 0]},
+    "A is 4×6; needed is N×n×m with N = 4, as many as y": {"y": Y, "A": A4.reshape(4, 6)},
+    "A is 4×3×2; needed is N×n×m with N = 3": {"y": Y[:3], "A": A4},
+    "b is 4; needed is N×m": {"y": Y, "a": A4[..., 0], "b": Y},
+    "A has entries that are not finite; allowed": {"y": Y, "A": np.full((4, 3, 2), np.nan)},
+    "y has entries that are not finite": {"y": np.array([1, 2, 3, np.inf]), "A": A4},
+    "A is 0 everywhere": {"y": Y, "A": 0 * A4},
+}
+
+
+@pytest.mark.parametrize(("reason", "arrays"), REFUSED_FILES.items())
+def test_files_that_are_refused(reason, arrays, tmp_path):
+    path = write(tmp_path, **arrays)
+    with pytest.raises(Refused, match=f"^problem.path={path}: {reason}"):
+        sensing_file(path=path, heldout=0.0, seed=0)
 
 
 # Runs
