@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mfgd.noise_oracles import noise_floor, spiked_angles, spiked_values
+from mfgd.penalty_oracles import deep_penalty, soft_threshold
 from mfgd.rate_oracles import alternating_rate, local_rate, momentum_rate
 from mfgd.record import Row
 from mfgd.spectra import Triplets
@@ -36,30 +37,6 @@ def eckart_young(setting: Setting, row: Row) -> Answer | None:
     if not setting.is_quadratic:
         return None
     return Answer(setting.excess(row), setting.closeness(row), {"loss": setting.optimum})
-
-
-def soft_threshold(setting: Setting, row: Row) -> Answer | None:
-    """Under the penalty λ the singular values end at max(σ_i − λ/2w, 0), i ≤ k.
-
-    Holds for the squared loss of a complete matrix at depth 2: λ/2 (‖C‖² + ‖F‖²) acts as λ‖CF‖_*
-    (Srebro, Rennie, Jaakkola 2005, Maximum-margin matrix factorization, lemma 1; Cai, Candès, Shen
-    2010, A singular value thresholding algorithm, theorem 2.1). Of tied factors the σ_i are the
-    positive eigenvalues of (D + Dᵀ)/2. The deviation is the largest one of all singular values, in
-    units of σ₁.
-    """
-    known = setting.loss.curvature is not None and setting.problem.complete
-    if not known or setting.loss.penalty == 0 or len(setting.start) != 2:
-        return None
-    sigma = setting.reachable_spectrum
-    names = [name for name in row.trajectory if name.startswith("sigma.")]
-    threshold = setting.loss.penalty / setting.curvature
-    goals = (sigma[: len(names)] - threshold).clamp(min=0).tolist()
-    gaps = [abs(row.trajectory[name][-1] - goal) for name, goal in zip(names, goals, strict=True)]
-    deviation = float(np.max(gaps)) / (float(sigma[0]) or 1.0)
-    if row.outcome == "diverged":
-        deviation = math.inf
-    curves = {"loss": setting.optimum, **dict(zip(names, goals, strict=True))}
-    return Answer(deviation, setting.closeness(row), curves)
 
 
 def saxe(setting: Setting, row: Row) -> Answer | None:
@@ -159,6 +136,7 @@ def sharpness_of_answer(setting: Setting, row: Row) -> Answer | None:
 ORACLES: dict[str, Oracle] = {
     "eckart_young": eckart_young,
     "soft_threshold": soft_threshold,
+    "deep_penalty": deep_penalty,
     "saxe": saxe,
     "local_rate": local_rate,
     "momentum_rate": momentum_rate,

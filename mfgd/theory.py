@@ -8,6 +8,7 @@ import torch
 
 from mfgd.dense import AllEntries
 from mfgd.loss import Loss
+from mfgd.schatten import least_penalized
 from mfgd.symmetric import eigenpairs, is_semidefinite, part_by_definiteness
 from mfgd.target import Problem
 
@@ -24,7 +25,8 @@ def optimum(
 
     - Squared loss of a complete D: w Σ_{i>k} σ_i² (Eckart, Young 1936). At depth 2 the penalty λ
       acts as λ‖CF‖_* (Srebro, Rennie, Jaakkola 2005, lemma 1): the optimum soft-thresholds σ_i at
-      τ = λ/2w, and is w Σ_{i≤k} min(σ_i, τ)² + λ Σ_{i≤k} max(σ_i − τ, 0) + w Σ_{i>k} σ_i².
+      τ = λ/2w, and is w Σ_{i≤k} min(σ_i, τ)² + λ Σ_{i≤k} max(σ_i − τ, 0) + w Σ_{i>k} σ_i². Beyond
+      depth 2 it is that of `mfgd.schatten`.
     - Any loss without penalty that is 0 at the target, if D is its own noiseless truth of rank ≤
       k: 0.
 
@@ -46,7 +48,7 @@ def optimum(
         reaches = reaches and problem.truth is not None and is_semidefinite(problem.truth)
     if reaches:
         return 0.0
-    if loss.curvature is None or not problem.complete or (loss.penalty > 0 and depth != 2):
+    if loss.curvature is None or not problem.complete:
         return math.nan
     sigma, beyond = problem.spectrum, 0.0
     if symmetric:
@@ -56,6 +58,8 @@ def optimum(
     weight = loss.curvature / 2 * loss.scale
     if loss.reduction == "mean":
         weight /= math.prod(problem.shape)
+    if loss.penalty > 0 and depth > 2:
+        return least_penalized(sigma.tolist(), weight, loss.penalty, rank, depth)
     kept, left_out = sigma[:rank], sigma[rank:]
     threshold = loss.penalty / (2 * weight)
     shrunk = weight * kept.clamp(max=threshold).square().sum()
