@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mfgd import interrupts, metrics, oracles, pace, theory
+from mfgd.capacity import NUMBER, free_memory
 from mfgd.checkpoint import PATIENCE, Checkpoint
 from mfgd.component import build_component
 from mfgd.config import Component, Point
@@ -226,12 +227,19 @@ def _add_dynamics(row: Row, point: Point, problem: Problem) -> None:
                 row.values[f"half_time.{i}"] = half
 
 
-@lru_cache(maxsize=8)
+KEPT = 8
+"""How many problems are kept for the next runs."""
+
+
+@lru_cache(maxsize=KEPT)
 def load_problem(component: Component) -> Problem:
     """The problem of a component, kept for the next runs that share it."""
     with single_threaded(1, 1):  # a draw has the same bits in any process
         problem = component()
     if isinstance(problem, Problem):
+        shared = problem.observation.shared_arrays * NUMBER * math.prod(problem.shape)
+        if shared and shared > free_memory() / KEPT:
+            load_problem.cache_clear()  # the other ones might leave no room for the next
         return problem
     return from_matrix(problem, f"problem={component.name}")
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_config import composed
 
 import mfgd
-from mfgd import batch, capacity, plan
+from mfgd import batch, capacity, heatmaps, plan, plots
 from mfgd.artifacts import read_run, write_config, write_row
 from mfgd.batch import load_problem
 from mfgd.problem import sensing, sensing_file
@@ -324,6 +324,29 @@ def test_runs_of_one_operator_share_a_batch_and_those_of_several_if_they_fit():
     assert plan.group_points(grid(*(f"{line} batch_bytes=10000000" for line in lines))) == [
         [0, 1, 2, 3, 4, 5]
     ]
+
+
+def test_large_operators_are_not_kept_for_other_problems(monkeypatch):
+    points = grid(*(f"problem.seed={seed}" for seed in range(3)))
+    for free, kept in ((1e12, 3), (1e6, 1)):
+        batch.forget_problems()
+        monkeypatch.setattr(batch, "free_memory", lambda free=free: free)
+        for point in points:
+            assert load_problem(point.problem) is load_problem(point.problem)
+        assert load_problem.cache_info().currsize == kept
+    batch.forget_problems()
+
+
+def test_the_figure_of_the_matrices_has_the_truth_beside_the_estimate():
+    (point,) = grid("problem.ensemble=rank_one rank=2 steps=2")
+    (row,), given = solve([point]), load_problem(point.problem)
+    figure = plots.figures(row, given)["matrices"]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["D*", "D̂", "D̂ − D*"]
+    assert_allclose(figure.axes[0].images[0].get_array(), given.truth.target)
+    assert heatmaps.pictures(given, row.factors).keys() == {"D_hat", "residual"}
+    unknown = plots.figures(row, replace(given, truth=None))["matrices"]
+    assert [axes.get_title() for axes in unknown.axes][:3] == ["A*(y)", "D̂", "D̂ − A*(y)"]
 
 
 def test_replicates_have_operators_of_their_own(monkeypatch):
