@@ -1,8 +1,7 @@
 """What is seen of a matrix D by linear measurements y_i = ⟨A_i, D⟩, i = 1 … N, instead of entries.
 
-Arrays over the measurements are (*, 1, N). Runs that share A₁ … A_N use one copy of them; a product
-with A is one product of matrices a run, since a product of all runs with A would give a run other
-bits beside other runs.
+Runs that share A₁ … A_N use one copy of them; a product with A is one product of matrices a run,
+since a product of all runs with A would give a run other bits beside other runs.
 """
 
 from __future__ import annotations
@@ -36,8 +35,9 @@ class Measurements(Observation):
         self.target = y
 
     @property
+    @abstractmethod
     def count(self) -> int:
-        return self.target.shape[-1]
+        """N."""
 
     @property
     @abstractmethod
@@ -46,19 +46,12 @@ class Measurements(Observation):
 
     @abstractmethod
     def adjoint(self, S: Tensor) -> Tensor:
-        """A*(S) = Σ_i S_i A_i, (*, n, m), for S (*, 1, N)."""
+        """A*(S) = Σ_i S_i A_i, (*, n, m), for S laid out like `target`."""
 
     @abstractmethod
     def select(self, at: Tensor) -> Self:
-        """The measurements at some positions, without leading dimensions."""
-
-    @abstractmethod
-    def design_left(self, right: Tensor) -> Tensor:
-        """What maps L, as a vector of its rows, to A(L R): A_i Rᵀ as rows, (*, N, n k)."""
-
-    @abstractmethod
-    def design_right(self, left: Tensor) -> Tensor:
-        """What maps R, as a vector of its rows, to A(L R): LᵀA_i as rows, (*, N, k m)."""
+        """The measurements at some positions of the last dimension of `target`, without leading
+        dimensions."""
 
     def estimate(self) -> Tensor:
         """D (n, m) from A*(y), right in the mean over draws of A₁ … A_N."""
@@ -82,22 +75,6 @@ class Measurements(Observation):
 
     def hidden_misfit(self, truth: Truth, factors: Factors) -> None:
         return None
-
-    def bytes_to_solve(self, k: int) -> int:
-        unknowns = k * max(self.shape)
-        return NUMBER * unknowns * (self.count + 2 * unknowns)
-
-    def solve_left(self, right: Tensor, ridge: float | Tensor) -> Tensor:
-        return self._solve(self.design_left(right), ridge, (self.shape[0], right.shape[-2]))
-
-    def solve_right(self, left: Tensor, ridge: float | Tensor) -> Tensor:
-        return self._solve(self.design_right(left), ridge, (left.shape[-1], self.shape[1]))
-
-    def _solve(self, design: Tensor, ridge: float | Tensor, shape: tuple[int, int]) -> Tensor:
-        """The matrix X of a shape that minimizes ½‖design vec(X) − y‖² + ridge/2 ‖X‖²."""
-        sides = torch.matmul(self.target, design).mT
-        found = solve_least_norm(design.mT @ design, sides, ridge, self.count)
-        return found.reshape(*found.shape[:-2], *shape)
 
     def top_singular_value(self) -> float:
         """σ₁ of A*(y)."""
@@ -129,7 +106,39 @@ class Measurements(Observation):
         return type(self), self.shape, self.count
 
 
-class MatrixMeasurements(Measurements):
+class ListedMeasurements(Measurements):
+    """y_1 … y_N one by one: arrays over the measurements are (*, 1, N)."""
+
+    @property
+    def count(self) -> int:
+        return self.target.shape[-1]
+
+    @abstractmethod
+    def design_left(self, right: Tensor) -> Tensor:
+        """What maps L, as a vector of its rows, to A(L R): A_i Rᵀ as rows, (*, N, n k)."""
+
+    @abstractmethod
+    def design_right(self, left: Tensor) -> Tensor:
+        """What maps R, as a vector of its rows, to A(L R): LᵀA_i as rows, (*, N, k m)."""
+
+    def bytes_to_solve(self, k: int) -> int:
+        unknowns = k * max(self.shape)
+        return NUMBER * unknowns * (self.count + 2 * unknowns)
+
+    def solve_left(self, right: Tensor, ridge: float | Tensor) -> Tensor:
+        return self._solve(self.design_left(right), ridge, (self.shape[0], right.shape[-2]))
+
+    def solve_right(self, left: Tensor, ridge: float | Tensor) -> Tensor:
+        return self._solve(self.design_right(left), ridge, (left.shape[-1], self.shape[1]))
+
+    def _solve(self, design: Tensor, ridge: float | Tensor, shape: tuple[int, int]) -> Tensor:
+        """The matrix X of a shape that minimizes ½‖design vec(X) − y‖² + ridge/2 ‖X‖²."""
+        sides = torch.matmul(self.target, design).mT
+        found = solve_least_norm(design.mT @ design, sides, ridge, self.count)
+        return found.reshape(*found.shape[:-2], *shape)
+
+
+class MatrixMeasurements(ListedMeasurements):
     """Measurements by matrices A (N, n, m), or (*, N, n, m) if runs have their own.
 
     A step costs 4 N n m operations a run beside those of the full matrix, and reads A twice.

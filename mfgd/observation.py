@@ -58,7 +58,7 @@ class Observation(ABC):
     """Whether every entry is observed."""
     entrywise: ClassVar[bool] = True
     """Whether entries are observed, and not linear measurements (`mfgd.measurements`)."""
-    arrays_of_a_step: ClassVar[int | None]
+    arrays_of_a_step: int | None
     """How many (n, m) arrays a step touches; None if a run shares its batch with no other run."""
 
     @property

@@ -26,7 +26,7 @@ from mfgd.observe import (
 )
 from mfgd.reading import Decimal, ReadingKeys
 from mfgd.response import Response
-from mfgd.sensing import sensing, sensing_file
+from mfgd.sensing import regression, sensing, sensing_file
 from mfgd.sparse import LowRank
 from mfgd.target import Problem
 from mfgd.truths import draw_truth, refuse_oblong
@@ -42,6 +42,7 @@ __all__ = [
     "gaussian",
     "notebook",
     "ratings",
+    "regression",
     "sensing",
     "sensing_file",
     "synthetic",

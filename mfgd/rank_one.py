@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mfgd.dense import stack_tensors
 from mfgd.kernel import Multiply, Stack
-from mfgd.measurements import Measurements, share_or_stack, times_rows
+from mfgd.measurements import ListedMeasurements, share_or_stack, times_rows
 from mfgd.types import Refused
 
 
-class VectorMeasurements(Measurements):
+class VectorMeasurements(ListedMeasurements):
     """Measurements y_i = a_iᵀ D b_i by vectors a (N, n) and b (N, m), or (*, N, n) and (*, N, m) if
     runs have their own.
 

@@ -14,6 +14,7 @@ from mfgd.draws import hash_tensors, orthonormal, standard_normal, stream
 from mfgd.measurements import MatrixMeasurements, Measurements
 from mfgd.named_arrays import read_finite, read_named
 from mfgd.observe import hold_out
+from mfgd.outputs import Outputs
 from mfgd.rank_one import VectorMeasurements
 from mfgd.reading import Source
 from mfgd.target import Problem
@@ -112,6 +113,76 @@ def sensing(
     )
 
 
+def regression(
+    *,
+    n: Count,
+    m: Count,
+    rank: Count,
+    spectrum: list[Positive] | None,
+    condition: Positive,
+    symmetric: bool,
+    samples: Count,
+    covariance: list[Positive] | None,
+    noise: NonNegative,
+    heldout: Share,
+    seed: Seed,
+) -> Problem:
+    """Y = D X + noise of N inputs X with X Xᵀ/N of given eigenvalues, and D = U diag(σ) Vᵀ: the
+    regression of a deep linear network.
+
+    X = √N W diag(√λ) Qᵀ with random orthonormal W and Q. The loss is of the n N numbers of Y; the
+    plain sum of squares is N ‖(D̂ − D) (X Xᵀ/N)^{1/2}‖² without noise, so that ½ of its mean over
+    the inputs is loss.scale = 1/2N. A step costs 8 N k (n + m) operations, X takes 8 m N bytes.
+
+    Source: Saxe, McClelland, Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in
+    deep linear neural networks, section 1.
+
+    Args:
+        n: rows of D, outputs.
+        m: columns of D, inputs.
+        rank: number of non-zero singular values, which fall linearly from 1 to 1/condition.
+        spectrum: the singular values themselves; if given, they win over rank and condition, and
+            the params have the rank and the condition that result.
+        condition: σ_1 / σ_rank, at least 1.
+        symmetric: whether V = U, so that D is symmetric and positive semidefinite.
+        samples: N, at least m.
+        covariance: the m eigenvalues λ of X Xᵀ/N; null: all are 1.
+        noise: standard deviation of the Gaussian noise on each number of Y.
+        heldout: share of the samples that is held out: descent does not see them. The covariance
+            is then that of all samples.
+        seed: moves every random draw of the problem.
+
+    Raises:
+        Refused: a rank, spectrum, condition or shape that cannot be, fewer samples than columns,
+            another number of eigenvalues, inputs that do not fit into memory, or a share that
+            leaves nothing.
+    """
+    generator = stream("problem data", seed)
+    truth = draw_truth(
+        lambda size, r: orthonormal(size, r, generator), n, m, rank, spectrum, condition, symmetric
+    )
+    values = covariance or [1.0] * m
+    if len(values) != m:
+        raise Refused(f"problem.covariance of length {len(values)}: must be of length m = {m}")
+    if samples < m:
+        raise Refused(f"problem.samples={samples}: must be at least m = {m}")
+    refuse_large_array((samples, 2 * m + n), f"problem=regression with problem.samples={samples}")
+    source = stream("problem operator", seed)
+    W, Q = orthonormal(m, m, source), orthonormal(samples, m, source)
+    X = (W * (samples * torch.tensor(values, dtype=torch.float64)).sqrt()) @ Q.mT
+    draws = {"data": truth.hash(), "operator": hash_tensors(X)}
+    variance = values[0] if len(set(values)) == 1 else None
+    D = torch.matmul(*truth.factors)
+    found = disturb(Outputs(D @ X, X, variance), noise, heldout, seed, draws, "samples")
+    return replace(
+        found,
+        truth=AllEntries(D),
+        rank=None if noise else truth.rank,
+        generated=True,
+        overruled=truth.overrule(spectrum),
+    )
+
+
 def sensing_file(*, path: str, heldout: Share, seed: Seed) -> Problem:
     """y_i = ⟨A_i, D⟩ of an unknown D, with y and A_i from a .npz, .pt or .safetensors file.
 
@@ -171,15 +242,20 @@ def _measure_by(
 
 
 def disturb(
-    clean: Measurements, noise: float, heldout: float, seed: int, draws: dict[str, str]
+    clean: Measurements,
+    noise: float,
+    heldout: float,
+    seed: int,
+    draws: dict[str, str],
+    what: str = "measurements",
 ) -> Problem:
-    """The problem of measurements with noise, some of them held out."""
-    count = clean.count
+    """The problem of measurements with noise, some of them, or of what else, held out."""
+    rows, count = clean.target.shape
     if noise:
-        drawn = _draw_rows(1, count, stream("problem noise", seed))
+        drawn = _draw_rows(rows, count, stream("problem noise", seed))
         clean.target = clean.target + noise * drawn
         draws["noise"] = hash_tensors(drawn)
-    held = hold_out(count, heldout, seed, draws, "measurements")
+    held = hold_out(count, heldout, seed, draws, what)
     if held is None:
         return Problem(clean, draws=draws)
     seen = torch.ones(count, dtype=torch.bool)

@@ -165,6 +165,11 @@ SENSING = {
     **{"noise": 0.0, "heldout": 0.0, "seed": 0},
 }
 
+REGRESSION = {
+    **{"n": N, "m": M, "rank": 2, "spectrum": None, "condition": 2.0, "symmetric": False},
+    **{"samples": 12, "covariance": None, "noise": 0.0, "heldout": 0.0, "seed": 0},
+}
+
 PROBLEMS = {
     "exact": {},
     "full": {"noise": 0.1},
@@ -202,6 +207,7 @@ PROBLEM_OPTIONS: dict[str, Callable[[Path], Problem]] = {
     ),
     "sensing": lambda folder: mfgd.problem.sensing(**SENSING | {"heldout": 0.2}),
     "sensing_file": _sensing_file,
+    "regression": lambda folder: mfgd.problem.regression(**REGRESSION | {"heldout": 0.2}),
     "digits": lambda folder: mfgd.problem.digits(**OBSERVATION),
     "file": _file,
     "ratings": _ratings,
