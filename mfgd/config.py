@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 RESUME = "resume="
 """How an override begins that is not of the run."""
-UNTOLD: dict[str, object] = {"symmetric": False, "patience": None, "replicates": 1}
-UNTOLD |= {"success": None, "replicates_kept": "median"}
+UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept": "median"}
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
     "init": {"ratio": 1.0},
@@ -195,6 +194,8 @@ class Point:
             content.pop(key, None)
         if self.equal_shares:
             del content["lr_ratio"]  # it came later
+        if not self.symmetric:
+            del content["symmetric"]  # like this key
         for group, keys in UNTOLD_OF_OPTIONS.items():
             for key, usual in keys.items():
                 if key in content[group] and content[group][key] == usual:

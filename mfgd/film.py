@@ -105,7 +105,8 @@ def read_point(saved: DictConfig) -> Point:
     Raises:
         Refused: a function or a key of the config is no longer there.
     """
-    task = OmegaConf.create({**config.UNTOLD, "lr_ratio": 1.0, "resume": None})
+    absent = {"lr_ratio": 1.0, "symmetric": False, "resume": None}
+    task = OmegaConf.create({**config.UNTOLD, **absent})
     task.merge_with(saved)
     if task.replicates > 1:
         raise Refused(f"replicates={task.replicates}: no film; allowed is a single run by its seed")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfgd.dense import AllEntries
+from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.linalg import extreme_eigenpairs, frobenius_norm
 from mfgd.observation import LANCZOS, Observation, Truth
 from mfgd.sparse import ListedEntries
@@ -81,12 +81,15 @@ def part_by_definiteness(seen: AllEntries) -> tuple[Tensor, float]:
 
 
 def is_symmetric(matrix: Truth | Observation) -> bool:
-    """Whether a matrix (n, n) is equal to its transpose where both are known."""
+    """Whether a matrix (n, n) is equal to its transpose where both are known; what is seen of D in
+    another way than by its entries tells nothing of that."""
     if isinstance(matrix, ListedEntries):
         gap, size = _compare_listed(matrix)
-    elif isinstance(matrix, Observation):
+    elif isinstance(matrix, AllEntries | MaskedEntries):
         D = matrix.with_nan()
         gap, size = float((D - D.mT).nan_to_num().abs().amax()), float(D.nan_to_num().abs().amax())
+    elif isinstance(matrix, Observation):
+        return True
     else:
         U, V = matrix.singular_vectors()
         sigma = matrix.singular_values()

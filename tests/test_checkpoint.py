@@ -140,6 +140,8 @@ LINES |= {
     "kept": "record.matrices=true record.last=6 problem.target_rank=2 problem.condition=4 "
     "diagnostics=dynamics",
     "masked": "problem.observed=0.5 optimizer=momentum loss=huber diagnostics=full",
+    "tied": "problem.m=12 problem.symmetric=true symmetric=true optimizer=lbfgs init=normal "
+    "optimizer.history=4 diagnostics=dynamics lr=0.1",
     "sparse": "problem.observed=0.5 optimizer=nesterov",
     "sensing": "problem=sensing problem.heldout=0.1 optimizer=nesterov loss=huber lr=1e-4",
     "plateau": "patience=5 lr=1e-6",

@@ -73,6 +73,7 @@ def test_a_film_is_short(tmp_path, monkeypatch):
         ("depth=3", "optimizer=momentum", "schedule=cosine"),
         ("lr=[0.1,0.2]", "loss=huber", "dtype=float32", "problem.observed=0.7"),
         ("lr=1e5",),
+        ("problem.m=20", "problem.n=20", "problem.symmetric=true", "symmetric=true"),
         ("tolerance=1e-3", "optimizer=als"),
     ],
 )
