@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfgd.mode_oracles import aligned_modes, period_two
 from mfgd.noise_oracles import noise_floor, spiked_angles, spiked_values
 from mfgd.penalty_oracles import deep_penalty, soft_threshold
 from mfgd.rate_oracles import alternating_rate, local_rate, momentum_rate
 from mfgd.record import Row
+from mfgd.scalar_oracles import critical_step
 from mfgd.spectra import Triplets
 from mfgd.types import Factors
 from mfgd.verdict import CLOSE, Answer, Setting
@@ -138,6 +140,9 @@ ORACLES: dict[str, Oracle] = {
     "soft_threshold": soft_threshold,
     "deep_penalty": deep_penalty,
     "saxe": saxe,
+    "aligned_modes": aligned_modes,
+    "period_two": period_two,
+    "critical_step": critical_step,
     "local_rate": local_rate,
     "momentum_rate": momentum_rate,
     "alternating_rate": alternating_rate,
