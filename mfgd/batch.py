@@ -21,6 +21,7 @@ from mfgd.config import Component, Point
 from mfgd.continuation import choose_factors
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
+from mfgd.flow_reference import follow_flow
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
 from mfgd.limits import least_possible_loss, refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
@@ -97,7 +98,7 @@ class Batch:
             return (tolerance > 0) & (distance <= tolerance) & ~(state.loss < least)
 
         def measure(state: State) -> dict[str, Tensor]:
-            full = first.diagnostics == "full"
+            full = first.diagnostics in ("full", "flow")
             known = optimum, target, goal, best
             return metrics.measure(objective, state, *known, dynamics=dynamics, full=full, own=own)
 
@@ -197,6 +198,12 @@ class Batch:
         plain = optimizer.method is Method.GRADIENT and point.equal_shares
         if "sharpness" in row.trajectory and plain and constant:
             row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / lr)
+        steps = row.trajectory["step"]
+        if point.diagnostics == "flow" and optimizer.method is Method.GRADIENT and constant:
+            objective = choose_objective(problem, point.loss(), point.symmetric)
+            rates = tuple(lr * share for share in point.shares)
+            flow = follow_flow(objective, start, rates[: len(objective.free(start))], steps)
+            row.trajectory |= {f"theory.flow.{name}": curve for name, curve in flow.items()}
         for kind, digest in problem.draws.items():
             row.tags[f"draw.{kind}"] = digest
         row.tags["draw.init"] = _hash_start(point, problem, start)

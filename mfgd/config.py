@@ -71,7 +71,7 @@ class Scalars(BaseModel):
     symmetric: bool
     dtype: Literal["float64", "float32"]
     device: str
-    diagnostics: Literal["basic", "dynamics", "full"]
+    diagnostics: Literal["basic", "dynamics", "full", "flow"]
     batch_bytes: Count | None
     workers: Count | None
     resume: bool | Annotated[str, MinLen(1)] | None
