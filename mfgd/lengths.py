@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfgd.linalg import inner_product, sum_matrix
+from mfgd.linalg import inner_product, power_of_two, sum_matrix
 from mfgd.method import Optimizer, Rate, descend_all, forget, step_by_all_factors
 from mfgd.objective import Objective
 from mfgd.types import Factors, Fraction, Refused
@@ -98,12 +98,15 @@ def _minimize_polynomial(coefficients: Tensor) -> Tensor:
     finite = torch.isfinite(coefficients).all(-1, keepdim=True)
     c = torch.where(finite, coefficients, 0)
     degree = c.shape[-1] - 1
-    # In units in which the first and the last coefficient are equal no root is large or small.
+    # In units in which the first and the last coefficient are about equal no root is large or
+    # small. The last bit of a power depends on the runs beside it, and a power of two has no such
+    # bit.
     unit = (c[..., :1].abs() / c[..., -1:].abs()) ** (1 / degree)
     bent = (unit > 0) & torch.isfinite(unit)
-    unit = torch.where(bent, unit, 1)
+    unit = torch.where(bent, power_of_two(unit), 1)
     powers = torch.arange(degree + 1, dtype=c.dtype, device=c.device)
-    c = c * unit**powers
+    units = torch.cat([torch.ones_like(unit), unit.expand(*unit.shape[:-1], degree)], -1)
+    c = c * units.cumprod(-1)
     slopes = c[..., 1:] * powers[1:]
     leading = torch.where(bent, slopes[..., -1:], 1)
     companion = torch.diag_embed(torch.ones_like(slopes[..., :-2]), offset=-1)
