@@ -26,6 +26,7 @@ from mfgd.continuation import run as run
 from mfgd.draws import orthonormal, standard_normal, uniform_numbers
 from mfgd.matrix import join_rows, pick_matrices
 from mfgd.named_arrays import read_named
+from mfgd.plane import plane as plane
 from mfgd.target import Problem
 from mfgd.types import Factors, NonNegative, Refused
 

@@ -99,7 +99,7 @@ def phase(
 
     counts = n.to_numpy()[n.notna()]
     size = f"{counts.min():g}" + ("" if counts.min() == counts.max() else f" to {counts.max():g}")
-    notes = [f"{size} {counted} a cell"]
+    notes = [f"{size} {counted if size != '1' else counted.removesuffix('s')} a cell"]
     if share.isna().to_numpy().any():
         notes.append("grey: no run")
     if wide / len(columns) >= WRITTEN[0] and high / len(rows) >= WRITTEN[1]:

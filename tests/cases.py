@@ -127,6 +127,7 @@ INITS = {  # reference: whether a rank above min(n, m) is possible
     ),
     "file": Case({"path": "factors.npz", "scale": 0.3, "ratio": 1.0}, True),
     "notebook": Case({}, False),
+    "plane": Case({"x": 0.3, "y": 0.5, "along": None}, True),
     "run": Case({"run": "an id", "sweep": None}, True),
 }
 

@@ -55,7 +55,7 @@ def test_every_optimizer_is_here():
     assert {method.split()[0] for method in METHODS} | PAIRS | RISING == set(OPTIMIZERS)
 
 
-ALONE = {"explicit", "notebook", "run", "sketch"}
+ALONE = {"explicit", "notebook", "plane", "run", "sketch"}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mfgd.kernel import product
 from mfgd.problem import from_matrix
 from mfgd.types import Refused
 
-GIVEN = ("explicit", "file", "notebook", "run")
+GIVEN = ("explicit", "file", "notebook", "plane", "run")
 DRAWN = [name for name in INITS if name not in GIVEN]
 SPLIT = ["balanced", "spectral"]
 TWO_ALONE = ("sketch",)

@@ -258,7 +258,7 @@ def test_sketch_start():
         assert_allclose(made, expected, atol=1e-12)
 
 
-APART = ("explicit", "file", "notebook", "run", "sketch", "spectral")
+APART = ("explicit", "file", "notebook", "plane", "run", "sketch", "spectral")
 
 
 @pytest.mark.parametrize("name", [name for name in INITS if name not in APART])
