@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mfgd.directions import muon, normalized, rmsprop, sign
+from mfgd.gauss_newton import gauss_newton, levenberg_marquardt
 from mfgd.lengths import armijo, exact_line_search, flow
 from mfgd.linalg import inner_product, solve_positive
 from mfgd.method import Method, Optimizer, Rate, step_by_all_factors, step_by_factor
@@ -34,8 +35,10 @@ __all__ = [
     "barzilai_borwein",
     "exact_line_search",
     "flow",
+    "gauss_newton",
     "gd",
     "lbfgs",
+    "levenberg_marquardt",
     "momentum",
     "mu",
     "muon",

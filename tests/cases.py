@@ -95,14 +95,18 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "barzilai_borwein": Case({"variant": "long"}, None),
     "lbfgs": Case({"history": 4}, None),
     "flow": Case({}, None),
+    "gauss_newton": Case({}, None),
+    "levenberg_marquardt": Case({"damping": 0.01, "factor": 4.0}, None),
 }
-ONE_WAY = {"mu", "als", "alt_gd_min", "armijo", "barzilai_borwein", "flow", "lbfgs"}
+JOINT = {"gauss_newton", "levenberg_marquardt"}
+"""The optimizers that linearize the residual in all factors."""
+ONE_WAY = {"mu", "als", "alt_gd_min", "armijo", "barzilai_borwein", "flow", "lbfgs"} | JOINT
 """The optimizers that do not take `alternating`."""
 PAIRS = {"mu", "als", "alt_gd_min"}
 """The optimizers of two factors."""
-QUADRATIC = PAIRS | {"exact_line_search"}
+QUADRATIC = PAIRS | JOINT | {"exact_line_search"}
 """The optimizers of the squared loss."""
-RISING = {"barzilai_borwein", "lbfgs"}
+RISING = {"barzilai_borwein", "gauss_newton", "lbfgs"}
 """The optimizers whose loss may rise, and with it rounding errors."""
 
 SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler

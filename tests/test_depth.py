@@ -30,7 +30,7 @@ METHODS = [
     "polyak optimizer.metric=scaled optimizer.damping=0.1",
     *("sign", "normalized", "rmsprop", "armijo", "flow"),
     *(f"muon optimizer.polar={polar}" for polar in ("svd", "newton_schulz")),
-    "exact_line_search",
+    *("exact_line_search", "levenberg_marquardt"),
 ]
 TORCH = {
     "squared": torch.square,

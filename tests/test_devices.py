@@ -34,6 +34,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="torch finds no G
 EVERYWHERE = pytest.mark.parametrize("device", [DEVICE, pytest.param("cuda", marks=GPU)])
 DECIDING = {
     *("als", "alt_gd_min", "armijo", "exact_line_search"),
+    *("gauss_newton", "levenberg_marquardt"),
     *("muon", "normalized", "polyak", "scaled_gd"),
 }
 """Optimizers whose steps may wait: for a decomposition, a norm at any scale, or a length."""
