@@ -39,6 +39,7 @@ UNTOLD = {"patience": None, "replicates": 1, "success": None, "replicates_kept":
 """Keys that came later, and the values that leave a fingerprint as it was before."""
 UNTOLD_OF_OPTIONS: dict[str, dict[str, object]] = {
     "init": {"ratio": 1.0},
+    "optimizer": {"weight_decay": 0.0},
     "problem": {
         "basis": "random",
         "symmetric": False,

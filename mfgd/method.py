@@ -75,15 +75,23 @@ def step_by_factor(
     *,
     alternating: bool,
     method: Method = Method.OTHER,
+    decay: Rate = 0.0,
 ) -> Optimizer:
-    """W ← W − lr H for each factor W.
+    """W ← W − lr (H + decay W) for each factor W.
 
     Args:
         remember: W → the memory of this factor at the start.
         direction: (gradient, memory) → (H, memory) of one factor.
         alternating: whether each factor sees the steps of the factors before it.
         method: what theory knows of the method.
+        decay: of weights, apart from the gradient: a number, or a column (*, 1, 1).
     """
+    decays = bool((torch.as_tensor(decay) != 0).any())
+
+    def shrink_and_descend(W: Tensor, H: Tensor, lr: Rate) -> Tensor:
+        return descend(W, H + decay * W, lr)
+
+    move = shrink_and_descend if decays else descend
 
     def step_all(
         objective: Objective, factors: Factors, memory: list[Memory], lr: Shared
@@ -91,7 +99,7 @@ def step_by_factor(
         # Few lines: a few lines of Python take as long as a step of small matrices.
         found = list(map(direction, objective.gradient(factors), memory))
         rates = lr if isinstance(lr, tuple) else (lr,) * len(factors)
-        moved = [descend(W, H, rate) for W, (H, _), rate in zip(factors, found, rates, strict=True)]
+        moved = [move(W, H, rate) for W, (H, _), rate in zip(factors, found, rates, strict=True)]
         return tuple(moved), [kept for _, kept in found]
 
     def step_in_turn(
@@ -101,7 +109,7 @@ def step_by_factor(
         for level in range(len(moved)):
             (G,) = objective.gradient(tuple(moved), level)
             H, memory[level] = direction(G, memory[level])
-            moved[level] = descend(moved[level], H, rate_of(lr, level))
+            moved[level] = move(moved[level], H, rate_of(lr, level))
         return tuple(moved), memory
 
     def init(factors: Factors, streams: Streams) -> list[Memory]:

@@ -102,16 +102,27 @@ def nesterov(*, beta: Share, alternating: bool) -> Optimizer:
     return moves._replace(beta=beta)
 
 
-def adam(*, beta1: Share, beta2: Share, epsilon: Positive, alternating: bool) -> Optimizer:
-    """Adam: W ← W − lr m̂ / (√v̂ + epsilon), m̂ and v̂ the running means m of G and v of G²,
-    without bias.
+def adam(
+    *,
+    beta1: Share,
+    beta2: Share,
+    epsilon: Positive,
+    weight_decay: NonNegative,
+    alternating: bool,
+) -> Optimizer:
+    """Adam: W ← W − lr (m̂ / (√v̂ + epsilon) + weight_decay W), m̂ and v̂ the running means m of G
+    and v of G², without bias.
 
-    Source: Kingma, Ba 2015, Adam: a method for stochastic optimization, algorithm 1.
+    Source: Kingma, Ba 2015, Adam: a method for stochastic optimization, algorithm 1; with a decay
+    of the weights AdamW, Loshchilov, Hutter 2019, Decoupled weight decay regularization, algorithm
+    2, as torch has it.
 
     Args:
         beta1: the share of the running mean m that is kept at a step.
         beta2: the share of the running mean v that is kept at a step.
         epsilon: added to √v̂, in units of the gradient.
+        weight_decay: what a step takes off each factor, times lr, apart from the gradient; it is
+            no part of the objective, as loss.penalty is.
     """
 
     def direction(
@@ -127,7 +138,7 @@ def adam(*, beta1: Share, beta2: Share, epsilon: Positive, alternating: bool) ->
     def remember(W: Tensor) -> tuple[Tensor, Tensor, int]:
         return torch.zeros_like(W), torch.zeros_like(W), 0
 
-    return step_by_factor(remember, direction, alternating=alternating)
+    return step_by_factor(remember, direction, alternating=alternating, decay=weight_decay)
 
 
 def scaled_gd(

@@ -76,8 +76,8 @@ OPTIMIZERS = {  # reference: parameters, lr → torch.optim, where it has the me
     "nesterov": Case({"beta": 0.8}, partial(torch.optim.SGD, momentum=0.8, nesterov=True)),
     # A large epsilon: if a gradient is only rounding, Adam makes it a step of the usual length.
     "adam": Case(
-        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3},
-        partial(torch.optim.Adam, betas=(0.8, 0.95), eps=1e-3),
+        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3, "weight_decay": 0.3},
+        partial(torch.optim.AdamW, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3),
     ),
     "scaled_gd": Case({"damping": 0.1, "damped_by": "number"}, None),
     "polyak": Case({"floor": 0.1, "metric": "scaled", "damping": 0.1}, None),

@@ -47,6 +47,27 @@ def test_every_option_is_a_case():
     assert options("optimizer") == set(OPTIMIZERS)
 
 
+@BATCHES
+def test_adam_without_decay_is_torch_s_adam(batch):
+    """Alone, and beside runs with a decay."""
+    given, start = problem("noisy", batch), factors(batch)
+    decay = column(0.0, 0.5, 0.0) if batch else 0.0
+    method = optimizer("adam", weight_decay=decay)
+    *_, state = descent(Objective(given, HALF), method, start, lr=0.01, records=[0, 50])
+    for b in (0, 2) if batch else [...]:
+        Ws = [W[b].clone().requires_grad_() for W in start]
+        theirs = torch.optim.Adam(Ws, lr=0.01, betas=(0.8, 0.95), eps=1e-3)
+        for _ in range(50):
+            theirs.zero_grad()
+            residual = given.observation.mask[b] * (
+                product(tuple(Ws)) - given.observation.target[b]
+            )
+            (residual.square().sum() / 2).backward()
+            theirs.step()
+        for ours, W in zip(state.factors, Ws, strict=True):
+            torch.testing.assert_close(ours[b], W.detach(), rtol=1e-9, atol=1e-11)
+
+
 @KNOWN
 @TURNS
 @BATCHES
