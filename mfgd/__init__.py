@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mfgd import (
         compare,
         descent,
+        gradient,
         init,
         loss,
         metrics,
@@ -65,6 +66,7 @@ __all__ = [
     "State",
     "compare",
     "descent",
+    "gradient",
     "init",
     "load_replicates",
     "load_run",

@@ -22,6 +22,7 @@ from mfgd.continuation import choose_factors
 from mfgd.descent import State, descent
 from mfgd.draws import hash_tensors, stream
 from mfgd.flow_reference import follow_flow
+from mfgd.gradient import STREAM
 from mfgd.kernel import Stack, interleave, single_threaded, use_interleaved
 from mfgd.limits import least_possible_loss, refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
@@ -119,6 +120,7 @@ class Batch:
             reached=reached,
             patience=first.patience,
             seeds=[point.seed for point in self.points],
+            noise=self._build("gradient"),
             keeper=checkpoint,
         )
         states = pace.announce_steps(states, first.steps)
@@ -190,16 +192,17 @@ class Batch:
         point, problem, start = self.points[b], self.problems[b], self.starts[b]
         optimizer, lr = point.optimizer(), self.units[b] * point.lr[-1]
         constant = point.schedule() is None and len(point.lr) == 1
+        noisy = point.gradient() is not None
         row.values["lr_absolute"] = lr
         if "heldout_error" in row.trajectory or problem.hides_truth:
             row.values["early_stop_step"], row.values["early_stop_error"] = row.early_stop()
         if point.diagnostics != "basic":
             _add_dynamics(row, point, problem)
-        plain = optimizer.method is Method.GRADIENT and point.equal_shares
-        if "sharpness" in row.trajectory and plain and constant:
-            row.trajectory["sharpness_limit"] = np.full(len(row.trajectory["step"]), 2 / lr)
+        plain = optimizer.method is Method.GRADIENT and constant and not noisy
         steps = row.trajectory["step"]
-        if point.diagnostics == "flow" and optimizer.method is Method.GRADIENT and constant:
+        if "sharpness" in row.trajectory and plain and point.equal_shares:
+            row.trajectory["sharpness_limit"] = np.full(len(steps), 2 / lr)
+        if plain and point.diagnostics == "flow":
             objective = choose_objective(problem, point.loss(), point.symmetric)
             rates = tuple(lr * share for share in point.shares)
             flow = follow_flow(objective, start, rates[: len(objective.free(start))], steps)
@@ -207,6 +210,9 @@ class Batch:
         for kind, digest in problem.draws.items():
             row.tags[f"draw.{kind}"] = digest
         row.tags["draw.init"] = _hash_start(point, problem, start)
+        if noisy:
+            row.tags["draw.gradient"] = hash_tensors(stream(STREAM, point.seed).get_state())
+            return  # theory is silent
         setting = Setting(
             problem=problem,
             loss=point.loss(),

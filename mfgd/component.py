@@ -29,7 +29,7 @@ MAPS = ("metrics", "figures")
 """The maps of the user's own functions by name."""
 Items = tuple[tuple[str, Any], ...]
 """The keys of a function and their values; a list is a tuple."""
-GROUPS = ("problem", "init", "loss", "optimizer", "schedule", "record", "tracking")
+GROUPS = ("problem", "init", "loss", "optimizer", "gradient", "schedule", "record", "tracking")
 
 
 @dataclass(frozen=True)

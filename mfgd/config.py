@@ -111,6 +111,7 @@ class Point:
     init: Component
     loss: Component
     optimizer: Component
+    gradient: Component
     schedule: Component
     record: Component
     tracking: Component
@@ -197,6 +198,8 @@ class Point:
             del content["lr_ratio"]  # it came later
         if not self.symmetric:
             del content["symmetric"]  # like this key
+        if self.gradient.name == "full":
+            del content["gradient"]  # it came later too
         for group, keys in UNTOLD_OF_OPTIONS.items():
             for key, usual in keys.items():
                 if key in content[group] and content[group][key] == usual:

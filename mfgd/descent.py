@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mfgd.gradient import STREAM, Disturbance
 from mfgd.kernel import single_threaded
 from mfgd.method import Memory, Optimizer, Rate, choose_runs
 from mfgd.objective import Objective
@@ -135,6 +136,7 @@ def descent(
     reached: Callable[[State], Tensor] = never_converged,
     patience: int | None = None,
     seeds: Sequence[int] | None = None,
+    noise: Disturbance | None = None,
     keeper: Keeper = NOTHING_KEPT,
 ) -> Iterator[State]:
     """The states of gradient descent at the given steps.
@@ -157,7 +159,8 @@ def descent(
         reached: state → (*,) bool, whether each run has converged.
         patience: a run is on a plateau if its loss fell by less than the share `PLATEAU` over this
             many steps, or since the last record if that is longer ago; None: never.
-        seeds: the seed of each run, for a method that draws random numbers; None: 0, 1, ….
+        seeds: the seed of each run, for a method or a noise that draws numbers; None: 0, 1, ….
+        noise: disturbs the gradients that the optimizer asks for; None: they are as they are.
         keeper: keeps positions between two records, and may have one from which to go on.
 
     Yields:
@@ -171,6 +174,8 @@ def descent(
     with single_threaded(*objective.problem.shape):
         start = objective.value(factors)
         moving = objective.preallocate(factors)
+        if noise is not None:
+            moving = noise.apply(moving, streams.branch(STREAM))
     outcome = torch.full(start.shape, Outcome.RUNNING, dtype=torch.int64, device=start.device)
     step, done, factors, frozen, memory, streams, outcome, history = keeper.restore(
         Position(0, 0, factors, factors, memory, streams, outcome, []), start

@@ -44,7 +44,7 @@ def normalized(*, alternating: bool) -> Optimizer:
         length = torch.where(norm == 0, 0, 1 / norm)
         return [(length * G).to(G.dtype) for G in gradients], False
 
-    return step_by_all_factors(directions, alternating=alternating)
+    return step_by_all_factors(directions, alternating=alternating, gradient_only=True)
 
 
 def rmsprop(*, beta: Share, epsilon: Positive, alternating: bool) -> Optimizer:

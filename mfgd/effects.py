@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 MOVES_START = ("init", "rank", "depth", "symmetric")
 """The keys and groups that need a start of their own; the seed pairs it."""
-PROBLEM, START = "problem", "tags.draw.init"
+PROBLEM, NOISE, START = "problem", "gradient", "tags.draw.init"
 NO_PAIRS = math.nan, math.nan, 0, 0, 0, 0
 """The interval, wins, ties, losses and n of `Effect`."""
 
@@ -149,6 +149,8 @@ def _shared_draws(key: str, draws: Sequence[str]) -> list[str]:
     group = key.partition(".")[0]
     if group == PROBLEM or key in REPEATS:
         return []
+    if group == NOISE:
+        return [column for column in draws if column != f"tags.draw.{NOISE}"]
     if group in MOVES_START:
         return [column for column in draws if column != START]
     return list(draws)

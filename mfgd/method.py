@@ -63,6 +63,8 @@ class Optimizer(NamedTuple):
     """β, the share of V that a method with momentum keeps at a step."""
     by_factor: bool = False
     """Whether ``lr`` may be a tuple with a rate for each factor."""
+    gradient_only: bool = False
+    """Whether all that a step asks of the objective are gradients, which may then be disturbed."""
 
 
 def forget(factors: Factors, streams: Streams) -> None:
@@ -115,8 +117,14 @@ def step_by_factor(
     def init(factors: Factors, streams: Streams) -> list[Memory]:
         return [remember(W) for W in factors]
 
-    step = step_in_turn if alternating else step_all
-    return Optimizer(init, step, method=method, simultaneous=not alternating, by_factor=True)
+    return Optimizer(
+        init,
+        step_in_turn if alternating else step_all,
+        method=method,
+        simultaneous=not alternating,
+        by_factor=True,
+        gradient_only=True,
+    )
 
 
 def step_by_all_factors(
@@ -126,6 +134,7 @@ def step_by_all_factors(
     *,
     alternating: bool,
     method: Method = Method.OTHER,
+    gradient_only: bool = False,
 ) -> Optimizer:
     """W ← W − lr H, if H follows from the gradients and all factors; W stays once H is not defined.
 
@@ -136,6 +145,7 @@ def step_by_all_factors(
             whether H is not defined, (*,).
         alternating: whether each factor sees the steps of the factors before it.
         method: what theory knows of the method.
+        gradient_only: whether the directions ask nothing of the objective.
     """
 
     def init(factors: Factors, streams: Streams) -> Tensor:
@@ -159,6 +169,7 @@ def step_by_all_factors(
         simultaneous=not alternating,
         undefined=lambda memory: memory,
         by_factor=True,
+        gradient_only=gradient_only,
     )
 
 

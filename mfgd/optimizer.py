@@ -173,7 +173,12 @@ def scaled_gd(
 
     undamped = not (torch.as_tensor(damping) != 0).any()
     method = Method.PRECONDITIONED if undamped else Method.OTHER
-    return step_by_all_factors(directions, alternating=alternating, method=method)
+    return step_by_all_factors(
+        directions,
+        alternating=alternating,
+        method=method,
+        gradient_only=damped_by == "number",
+    )
 
 
 def polyak(

@@ -63,7 +63,7 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
             layouts[problem] = _find_layout(point)
         group = layouts[problem], _identity(point)
         # What is refused may depend on a float: whether data fit a loss, or rates a method.
-        kind = group, problem, init, point.loss, point.equal_shares
+        kind = group, problem, init, point.loss, point.gradient, point.equal_shares
         if kind not in checked:
             checked.add(kind)
             demands[group] = max(_refuse_early(point), demands.get(group, 0))
@@ -113,7 +113,7 @@ def _part_groups(
 
 def _identity(point: Point) -> Hashable:
     """What runs of one batch have in common, beside the layout of the problem."""
-    components = point.loss, point.optimizer, point.schedule, point.record
+    components = point.loss, point.optimizer, point.gradient, point.schedule, point.record
     numbers = point.rank, point.steps, point.depth, len(point.lr), point.batch_bytes
     replicates = point.replicates, point.success
     modes = point.dtype, point.device, point.diagnostics, point.patience, point.symmetric
@@ -147,12 +147,29 @@ def _refuse_early(point: Point) -> float:
         refuse_outside_domain(problem, point.loss(), point.loss.name, start)
         objective = choose_objective(problem, point.loss(), point.symmetric)
         point.optimizer().check(objective, start)
+        _refuse_noise(point, objective)
         unit_of_rate(point, problem, start)
     except Refused:
         raise
     except Exception:
         return 0.0  # A fault in a user's own function fails that run, when the run is solved.
     return demand
+
+
+def _refuse_noise(point: Point, objective: Objective) -> None:
+    """Refuses noise in the gradients if the method asks for more than gradients, or the noise is
+    not for this objective."""
+    noise = point.gradient()
+    if noise is None:
+        return
+    if point.symmetric:
+        given = f"symmetric=true with gradient={point.gradient.name}"
+        raise Refused(f"{given}: allowed is gradient=full")
+    if not point.optimizer().gradient_only:
+        given = f"gradient={point.gradient.name} with optimizer={point.optimizer.name}"
+        reason = "this method asks for more than gradients, or compares them from step to step"
+        raise Refused(f"{given}: {reason}; allowed is gradient=full")
+    noise.check(objective)
 
 
 def drop_seed(component: Component) -> Component:
@@ -194,7 +211,8 @@ def find_unstable(points: Sequence[Point]) -> tuple[list[Point], float]:
     limits: dict[Hashable, float] = {}
     for point in points:
         # One point stands for all of its kind: a user's function may be costly, or fail.
-        kind = tuple(map(batch_identity, (point.optimizer, point.loss, point.schedule)))
+        components = point.optimizer, point.loss, point.schedule, point.gradient
+        kind = tuple(map(batch_identity, components))
         if kind not in limited:
             limited[kind] = _has_limit(point)
         if point.lr_unit == "sharpness" or not limited[kind]:
@@ -225,7 +243,7 @@ def _has_limit(point: Point) -> bool:
     try:
         optimizer, loss, schedule = point.optimizer(), point.loss(), point.schedule()
         plain = optimizer.method is Method.GRADIENT and optimizer.simultaneous
-        quadratic = loss.curvature is not None
+        quadratic = loss.curvature is not None and point.gradient() is None
     except Exception:
         # The function of the user fails again when the run is solved.
         return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,24 +18,41 @@ class Streams:
     rounded.
     """
 
-    def __init__(self, seeds: Sequence[int], like: Tensor) -> None:
+    def __init__(self, seeds: Sequence[int], like: Tensor, name: str = "optimizer") -> None:
         """
         Args:
             seeds: the seed of each run.
             like: a factor (*, n, k), whose leading dimensions, dtype and device the draws have.
+            name: of the streams; none moves one of another name.
         """
-        self._generators = [stream("optimizer", seed) for seed in seeds]
-        self._like = like
+        self._seeds, self._like = seeds, like
+        self._generators = [stream(name, seed) for seed in seeds]
+        self._branches: list[Streams] = []
+
+    def __len__(self) -> int:
+        """Number of runs."""
+        return len(self._generators)
+
+    def branch(self, name: str) -> Streams:
+        """Streams of another name and the same seeds, whose states are kept with these."""
+        self._branches.append(Streams(self._seeds, self._like, name))
+        return self._branches[-1]
 
     @property
     def states(self) -> list[Tensor]:
-        """Where each stream is, on the host."""
-        return [generator.get_state() for generator in self._generators]
+        """Where each stream is, on the host; those of the branches come last."""
+        return [generator.get_state() for generator in self._all_generators()]
 
     @states.setter
     def states(self, states: Sequence[Tensor]) -> None:
-        for generator, state in zip(self._generators, states, strict=True):
+        for generator, state in zip(self._all_generators(), states, strict=True):
             generator.set_state(state)
+
+    def _all_generators(self) -> list[torch.Generator]:
+        found = list(self._generators)
+        for branch in self._branches:
+            found += branch._all_generators()
+        return found
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, (*, *shape)."""
@@ -44,6 +62,11 @@ class Streams:
         """Uniform numbers on [0, 1), (*, *shape)."""
         return self._draw(uniform_numbers, shape)
 
+    def draw_each(self, draws: Sequence[Callable[[torch.Generator], Tensor]]) -> Tensor:
+        """A draw for each run, of one shape: (*, *shape)."""
+        pairs = zip(draws, self._generators, strict=True)
+        runs = torch.stack([draw(generator) for draw, generator in pairs])
+        return runs.view(*self._like.shape[:-2], *runs.shape[1:]).to(self._like)
+
     def _draw(self, draw: Draw, shape: tuple[int, ...]) -> Tensor:
-        runs = torch.stack([draw(shape, generator) for generator in self._generators])
-        return runs.view(*self._like.shape[:-2], *shape).to(self._like)
+        return self.draw_each([partial(draw, shape)] * len(self))

@@ -109,6 +109,13 @@ QUADRATIC = PAIRS | JOINT | {"exact_line_search"}
 RISING = {"barzilai_borwein", "gauss_newton", "lbfgs"}
 """The optimizers whose loss may rise, and with it rounding errors."""
 
+GRADIENTS = {
+    "full": Case({}, None),
+    "minibatch": Case({"share": 0.3, "count": None}, None),
+    "label_noise": Case({"std": 0.5}, None),
+    "noisy": Case({"std": 0.5}, None),
+}
+
 SCHEDULES = {  # reference: optimizer, budget → torch.optim.lr_scheduler
     "constant": Case({}, partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)),
     "geometric": Case(

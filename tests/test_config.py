@@ -140,6 +140,7 @@ NAMED = {
     "init=normal": ("scale", "1.0"),
     "loss=huber": ("delta", "1.0"),
     "optimizer=momentum": ("beta", "0.9"),
+    "gradient=noisy": ("std", "0.1"),
     "schedule=geometric": ("decay", "0.999"),
     "record=geometric": ("points", "40"),
     "tracking=store": ("points", "50000"),

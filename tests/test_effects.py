@@ -104,6 +104,16 @@ def test_runs_of_other_draws_are_no_pairs():
     assert np.isnan([found.low, found.high]).all()
 
 
+def test_noise_of_the_gradients_pairs_with_none_by_its_seed():
+    runs = sweep(lambda lr, seed: 3.0, rates=("0.1",))
+    runs = runs.rename(columns={"params.init": "params.gradient"})
+    runs["tags.draw.init"] = runs["params.seed"]
+    noisy = runs["params.gradient"] == "a"
+    runs["tags.draw.gradient"] = runs["params.seed"].where(noisy)
+    (found,) = compare.effect(runs, "gradient")
+    assert found.n == noisy.sum() > 0
+
+
 def test_a_key_of_the_problem_moves_its_draws():
     """Problems of several sizes have other data by nature; their seeds make pairs."""
     runs = sweep(lambda lr, seed: 3.0, rates=("0.1",))
