@@ -8,12 +8,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from mfgd import config, devices, kernel, loss, objective, optimizer, replicates, tracked
-from mfgd.batch import Batch, load_problem
-from mfgd.config import Point
+from mfgd.batch import Batch
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.descent import State, descent
+from mfgd.given import load_problem
 from mfgd.job import flatten
 from mfgd.method import Optimizer
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.sparse import ListedEntries
 from mfgd.target import Problem

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from benchmarks import core
 from benchmarks.timing import Comparison, clock, compare
-from mfgd.config import Point
+from mfgd.point import Point
 
 ENDS_ONLY = "record.steps=[]"
 """Records at the first and the last step only."""

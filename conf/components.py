@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from omegaconf import OmegaConf
 
 from mfgd import config, factor_measures, metrics, oracles, oscillation
+from mfgd.point import Scalars
 from mfgd.types import Entry
 
 PAGE = Path(__file__).with_name("README.md")
@@ -148,7 +149,7 @@ def describe_components() -> Iterator[str]:
 
 def list_top_keys() -> list[Key]:
     """The keys at the top level of the shell line."""
-    hints = get_type_hints(config.Scalars, include_extras=True)
+    hints = get_type_hints(Scalars, include_extras=True)
     values = load(CONFIG)
     keys = []
     for name, meaning in read_comments(CONFIG).items():

@@ -1,8 +1,8 @@
 """Xiong, Ding, Du 2024, How over-parameterization slows down gradient descent in matrix sensing:
 the curses of symmetry and initialization.
 
-Above the rank of D gradient descent on D ≈ U Uᵀ comes to the answer like 1/T², at the rank of D, or
-on D ≈ C F, exponentially.
+Above the rank of D descent on D ≈ U Uᵀ converges like 1/T²; at that rank, or on D ≈ C F, it
+converges exponentially.
 
 D is 50 × 50, symmetric, of rank r = 3 with σ = 1, ¾, ½, and all of it is observed; f(U) = ¼‖UUᵀ −
 D‖², whose gradient is (UUᵀ − D)U, and lr = 0.2/σ₁. Only the abstract of the paper was at hand, and

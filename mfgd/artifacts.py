@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mfgd.config import Point
 from mfgd.init import factor_names
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.replicates import Ensemble
 from mfgd.sparse import ARRAYS, compressed_rows

@@ -10,7 +10,7 @@ import torch
 
 from mfgd.batch import Batch
 from mfgd.checkpoint import Checkpoint
-from mfgd.config import Point
+from mfgd.point import Point
 from mfgd.record import Row
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import mfgd
 from mfgd import interrupts
-from mfgd.config import Point
 from mfgd.descent import Position
 from mfgd.nested import Form
+from mfgd.point import Point
 from mfgd.record import Trace
 from mfgd.terminal import say, warn
 from mfgd.types import Refused

@@ -17,7 +17,7 @@ from mfgd.types import Factors, Refused
 if TYPE_CHECKING:
     import pandas
 
-    from mfgd.config import Point
+    from mfgd.point import Point
 
 TARGET = "mfgd.init.run"
 Id = Annotated[str, MinLen(1)]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mfgd.capacity import NUMBER, refuse_unless_fits
-from mfgd.config import Point
 from mfgd.devices import CROWD, choose_batch_bytes, free_gpu_memory, is_gpu
 from mfgd.metrics import SIGMAS
+from mfgd.point import Point
 from mfgd.record import Records
 from mfgd.streams import Streams
 from mfgd.target import Problem

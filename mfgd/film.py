@@ -22,13 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfgd import config, metrics
 from mfgd.artifacts import Run
-from mfgd.batch import Batch, load_problem
+from mfgd.batch import Batch
 from mfgd.component import GROUPS, option_keys
-from mfgd.config import Component, Point
+from mfgd.config import Component
+from mfgd.given import load_problem
 from mfgd.heatmaps import PIXELS, scale_about_0, scale_of
 from mfgd.init import factor_names
 from mfgd.kernel import flush_denormals
 from mfgd.palette import VERMILLION, mode_colours
+from mfgd.point import UNTOLD, UNTOLD_OF_OPTIONS, Point
 from mfgd.record import Records, Row
 from mfgd.target import Problem
 from mfgd.types import Factors, Refused
@@ -106,11 +108,11 @@ def read_point(saved: DictConfig) -> Point:
         Refused: a function or a key of the config is no longer there.
     """
     absent = {"lr_ratio": 1.0, "symmetric": False, "resume": None}
-    task = OmegaConf.create({**config.UNTOLD, **absent})
+    task = OmegaConf.create({**UNTOLD, **absent})
     task.merge_with(saved)
     if task.replicates > 1:
         raise Refused(f"replicates={task.replicates}: no film; allowed is a single run by its seed")
-    for group, later in config.UNTOLD_OF_OPTIONS.items():
+    for group, later in UNTOLD_OF_OPTIONS.items():
         name = task[group]["_target_"].removeprefix(f"mfgd.{group}.")
         for key in later.keys() & option_keys(group, name).keys():
             task[group].setdefault(key, later[key])

@@ -121,7 +121,8 @@ def _solve_runs(
     """
     seen = objective.observation
     n, m = seen.shape
-    runs = [W.reshape(-1, *W.shape[-2:]) for W in factors]
+    runs = [W.reshape(-1, *W.shape[-2:]) for W in objective.expand(factors)]
+    tied = len(runs) > len(factors)
     count = len(runs[0])
     residuals = objective.residual(factors).reshape(count, -1)
     listed = seen.rows * m + seen.columns if isinstance(seen, ListedEntries) else None
@@ -132,6 +133,8 @@ def _solve_runs(
     found = []
     for b, (r, d) in enumerate(zip(residuals, given, strict=True)):
         J = _find_jacobian([W[b] for W in runs])
+        if tied:
+            J = _join_tied(J, factors[0].shape[-1])
         J = J * masks[b] if listed is None else J[listed]
         if not (torch.isfinite(J).all() and torch.isfinite(r).all()):
             found.append(torch.full_like(J[0], torch.nan))
@@ -155,6 +158,12 @@ def _find_jacobian(Ws: list[Tensor]) -> Tensor:
     return torch.cat(parts, -1)
 
 
+def _join_tied(J: Tensor, k: int) -> Tensor:
+    """The Jacobian with respect to U (n, k) of that with respect to the pair (U, Uᵀ)."""
+    first, second = J.chunk(2, -1)
+    return first + second.reshape(len(second), k, -1).mT.flatten(-2)
+
+
 def _make_check(name: str) -> Callable[[Objective, Factors], None]:
     """What refuses a problem to which the method of a name does not apply."""
 
@@ -163,6 +172,8 @@ def _make_check(name: str) -> Callable[[Objective, Factors], None]:
             raise Refused(f"optimizer={name}: allowed is loss=squared")
         if objective.penalized:
             raise Refused(f"optimizer={name}: allowed is loss.penalty=0")
+        if not objective.observation.entrywise:
+            raise Refused(f"optimizer={name}: allowed are problems whose entries are observed")
         n, m = objective.observation.shape
         if (size := n * m * _count(factors)) > LARGEST:
             told = f"the Jacobian of a {n}×{m} matrix has {size:,} entries"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from mfgd.columns import table_line
-from mfgd.config import Point
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.terminal import say

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mfgd.config import Point
+from mfgd.point import Point
 from mfgd.target import Problem
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfgd import artifacts
-from mfgd.config import Point
 from mfgd.mlflow_dataset import describe_data
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import (

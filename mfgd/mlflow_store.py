@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from mfgd import mlflow_client, mlflow_experiment, mlflow_resume
-from mfgd.config import Point
 from mfgd.database import MLFLOW, first_line
 from mfgd.errors import NotWritten
 from mfgd.mlflow_parcel import Parcel, pack_error, pack_row
@@ -22,6 +21,7 @@ from mfgd.mlflow_sender import Sender
 from mfgd.mlflow_sweep import Sweep, end_sweep
 from mfgd.outbox import FOLDER, Outbox
 from mfgd.passwords import hide_password, hide_passwords
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.retry import is_fault_of_store
 from mfgd.target import Problem

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from mfgd.columns import choose_coloured, find_swept
-from mfgd.config import Point
 from mfgd.palette import colour_of
+from mfgd.point import Point
 from mfgd.terminal import show_plain
 from mfgd.tracked import Written, format_params
 

@@ -9,13 +9,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mfgd import theory
-from mfgd.batch import draw_start, load_problem
 from mfgd.component import batch_identity
-from mfgd.config import Component, Point
+from mfgd.config import Component
 from mfgd.demand import count_runs, refuse_vast_batches, refuse_vast_run
+from mfgd.given import draw_start, load_problem
 from mfgd.limits import refuse_out_of_range, refuse_outside_domain
 from mfgd.method import Method
 from mfgd.metrics import refuse_built_in
+from mfgd.objective import Objective
+from mfgd.point import Point
 from mfgd.rates import refuse_shares, unit_of_rate
 from mfgd.replicates import refuse_unknown_success
 from mfgd.terminal import say, warn

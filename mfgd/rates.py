@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mfgd import lanczos, theory
-from mfgd.config import Point
 from mfgd.method import Rate
+from mfgd.point import Point
 from mfgd.schedule import Rates
 from mfgd.target import Problem
 from mfgd.tied import choose_objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mfgd.config import Point
+from mfgd.point import Point
 from mfgd.runner import Finished, Job, Report, match_finished, write_result
 from mfgd.tracking import Tracker
 

@@ -24,9 +24,9 @@ from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
 
 from mfgd.component import CONF, GROUPS, MAPS, list_options, option_keys
-from mfgd.config import Scalars
 from mfgd.pairs import unpair
 from mfgd.passwords import hide_passwords
+from mfgd.point import Scalars
 from mfgd.terminal import warn
 from mfgd.types import Refused
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mfgd import checkpoint
 from mfgd.attempt import solve_or_report
-from mfgd.batch import load_problem
 from mfgd.columns import ERRORS, LOST
-from mfgd.config import Point
 from mfgd.demand import count_runs
+from mfgd.given import load_problem
 from mfgd.init import factor_names
 from mfgd.metrics import BUILT_IN
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.selection import WORDS, where
 from mfgd.tracked import last_values

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from mfgd import checkpoint, interrupts
 from mfgd.artifacts import DrawingError
 from mfgd.attempt import solve_or_report
-from mfgd.batch import load_problem
-from mfgd.config import Point
 from mfgd.errors import NotWritten
+from mfgd.given import load_problem
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.replicates import Ensemble, solve_ensembles
 from mfgd.result import Result

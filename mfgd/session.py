@@ -15,13 +15,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mfgd import checkpoint, compare, config, devices, interrupts, naming, pace, plan, refusals
-from mfgd.batch import forget_problems
 from mfgd.compose import forget_job
 from mfgd.continuation import find_sources
 from mfgd.descent import Outcome
 from mfgd.engines import Engine, make_engine
+from mfgd.given import forget_problems
 from mfgd.job import JobConfig, resolve_job
 from mfgd.kernel import flush_denormals
+from mfgd.point import Point
 from mfgd.pool import WorkerPool, run_batches
 from mfgd.runner import Finished, RunFailed, match_finished
 from mfgd.search import Search, end_search
@@ -60,8 +61,8 @@ class Session:
         self.finished: list[Finished] = []
         self.unwritten: list[Finished] = []
         """The runs that the tracker could not keep."""
-        self.unfinished: list[config.Point] = []
-        self.solved: dict[str, config.Point] = {}
+        self.unfinished: list[Point] = []
+        self.solved: dict[str, Point] = {}
         """The points of the runs that are written, by id."""
         self.whole = False
         """Whether the runs can be labelled as they are written: the sweep comes as a whole, or its
@@ -101,7 +102,7 @@ class Session:
         with flush_denormals():  # not before: 1e-308 would be read as 0
             return self._solve(points, multirun)
 
-    def _solve(self, points: list[config.Point], multirun: bool) -> list[float | RunFailed]:
+    def _solve(self, points: list[Point], multirun: bool) -> list[float | RunFailed]:
         """Solves and tracks points; what each gave, in their order."""
         with refusals.exit_on_refusal():
             with chdir(self.folder):
@@ -127,7 +128,7 @@ class Session:
         results = self._run_batches(points, batches, tracker, workers)
         return [results[i] for i in range(len(points))]
 
-    def _choose_workers(self, points: Sequence[config.Point]) -> int:
+    def _choose_workers(self, points: Sequence[Point]) -> int:
         """How many processes solve side by side, if the shell line does not say."""
         engine = None if self.launcher is None else self.launcher.get("engine")
         return devices.choose_workers({point.device for point in points}, engine)
@@ -137,7 +138,7 @@ class Session:
         if self.launcher is None:
             self.flags, self.launcher = config.find_flags(node), node.launcher
 
-    def _make_tracker(self, points: Sequence[config.Point]) -> Tracker:
+    def _make_tracker(self, points: Sequence[Point]) -> Tracker:
         """The tracker of this session."""
         if any(point.resume != points[0].resume for point in points):
             raise Refused("resume: differs from run to run; allowed is one value")
@@ -153,7 +154,7 @@ class Session:
         made: Tracker = self.tracking.function(**keys)
         return made
 
-    def _open(self, tracker: Tracker, first: config.Point, multirun: bool) -> None:
+    def _open(self, tracker: Tracker, first: Point, multirun: bool) -> None:
         """Opens the tracker, with a parent run, which may be an earlier one, if this is a sweep."""
         line = [text for text in sys.argv[1:] if not text.startswith(config.RESUME)]
         with interrupts.defer(), chdir(self.folder):
@@ -179,7 +180,7 @@ class Session:
 
     def _run_batches(
         self,
-        points: Sequence[config.Point],
+        points: Sequence[Point],
         batches: Sequence[Sequence[int]],
         tracker: Tracker,
         workers: int,

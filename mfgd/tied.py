@@ -16,11 +16,11 @@ from torch import Tensor
 
 from mfgd import init
 from mfgd.component import Component
-from mfgd.config import Point
 from mfgd.init import Init
 from mfgd.loss import Loss
 from mfgd.method import Memory, Optimizer, Rate
 from mfgd.objective import Objective
+from mfgd.point import Point
 from mfgd.streams import Streams
 from mfgd.symmetric import eigenpairs, is_symmetric, leading_eigenpairs
 from mfgd.target import Problem
@@ -92,13 +92,19 @@ def tie_start(component: Component) -> Init:
             first = dict(component.items)["scale"] * _find_spectral_factor(problem, widths[1])
         else:
             first, second = made(problem, widths, generator)
-            given = component.function not in DRAWN
-            if given and not torch.equal(second, first.mT):
-                different = "the second factor is not the transpose of the first"
-                raise Refused(f"{START}{component.name}: {different}; allowed is F = Cᵀ")
+            if component.function not in DRAWN:
+                refuse_parted((first, second), component.name)
         return first, first.mT
 
     return start
+
+
+def refuse_parted(factors: Factors, name: str) -> None:
+    """Raises `Refused` if factors that an initialization of a name gives are no transposes."""
+    first, second = factors
+    if not torch.equal(second, first.mT):
+        different = "the second factor is not the transpose of the first"
+        raise Refused(f"{START}{name}: {different}; allowed is F = Cᵀ")
 
 
 def _find_spectral_factor(problem: Problem, k: int) -> Tensor:

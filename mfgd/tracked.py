@@ -14,7 +14,7 @@ import numpy as np
 
 from mfgd.columns import LOST, is_plumbing
 from mfgd.component import CONF, GROUPS, MAPS, Component
-from mfgd.config import Point
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.target import Problem
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 from annotated_types import Ge, MaxLen, MinLen
 
 from mfgd.artifacts import Run
-from mfgd.config import Point
 from mfgd.memory import MemoryTracker
 from mfgd.mlflow_client import choose_uri
 from mfgd.mlflow_experiment import attach
 from mfgd.mlflow_reader import load_run, load_runs
 from mfgd.mlflow_store import MlflowTracker
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.tracked import Earlier, Written

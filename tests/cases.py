@@ -21,11 +21,11 @@ from torch import Tensor
 
 import mfgd
 from mfgd.batch import Batch
-from mfgd.config import Point
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.draws import stream
 from mfgd.loss import Loss
 from mfgd.method import Optimizer
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.target import Problem
 from mfgd.types import Refused

@@ -24,8 +24,8 @@ from torch import Tensor
 import mfgd
 from mfgd import checkpoint
 from mfgd.attempt import solve_or_report
-from mfgd.batch import load_problem
 from mfgd.checkpoint import Checkpoint
+from mfgd.given import load_problem
 from mfgd.method import Optimizer
 
 SMALL = ("problem=synthetic", "problem.n=12", "problem.m=9", "problem.noise=0.1")

@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from test_config import OPTIONS
 
 from mfgd import config, oracles
+from mfgd.point import Scalars
 
 
 def test_page_is_current():
@@ -70,7 +71,7 @@ def test_keys_of_a_typed_dict_stand_for_the_parameter():
 
 def test_every_top_level_key_has_a_meaning():
     keys = components.list_top_keys()
-    assert {key.name for key in keys} >= set(config.Scalars.model_fields)
+    assert {key.name for key in keys} >= set(Scalars.model_fields)
     assert not [key.name for key in keys if not key.meaning]
 
 

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from mfgd import config, init, loss, optimizer, problem, record, refusals, schedule, schema
 from mfgd.component import MAPS, list_options
+from mfgd.point import Point, Scalars
 from mfgd.types import Positive, Refused
 
 OPTIONS = [
@@ -30,7 +31,7 @@ OPTIONS = [
 EXPERIMENTS = sorted(path.stem for path in (config.CONF / "experiment").glob("*.yaml"))
 
 
-def composed(*overrides: str) -> config.Point:
+def composed(*overrides: str) -> Point:
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         whole = compose("config", list(overrides), return_hydra_config=True)
     task = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
@@ -54,7 +55,7 @@ def test_schema_agrees_with_the_top_level():
         for key in OmegaConf.load(config.CONF / "config.yaml")
         if key not in ("defaults", "hydra")
     }
-    assert keys == {*config.Scalars.model_fields, *MAPS}
+    assert keys == {*Scalars.model_fields, *MAPS}
 
 
 def test_every_group_of_conf_is_read():

@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose
 from test_config import composed
 
 from mfgd import plan
-from mfgd.batch import load_problem
-from mfgd.config import Point
+from mfgd.given import load_problem
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.types import Refused
 

@@ -20,9 +20,9 @@ import mfgd
 from mfgd import attempt, demand, devices, metrics, plan
 from mfgd.batch import Batch
 from mfgd.checkpoint import Checkpoint
-from mfgd.config import Point
 from mfgd.descent import descent
 from mfgd.objective import Objective
+from mfgd.point import Point
 from mfgd.record import Row
 from mfgd.spectra import Triplets
 from mfgd.streams import Streams

@@ -12,7 +12,7 @@ from test_config import composed
 from test_metrics import state
 
 from mfgd import Objective, factor_measures, metrics
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 from mfgd.types import Refused
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from test_config import composed
 
 from mfgd import artifacts, film
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 from mfgd.types import Refused
 
 LINE = (

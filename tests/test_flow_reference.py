@@ -9,7 +9,7 @@ from test_config import composed
 from test_mode_oracles import ALONG
 from test_oracles import LOW, solve_line
 
-from mfgd.batch import draw_start, load_problem
+from mfgd.given import draw_start, load_problem
 
 FLOW = (*LOW, "diagnostics=flow", "steps=60", "record.points=12", "lr=0.3", "problem.n=7")
 FLOW = (*FLOW, "problem.m=5")

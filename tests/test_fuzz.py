@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mfgd import capacity
 from mfgd.component import CONF, GROUPS, list_options
-from mfgd.config import Scalars
+from mfgd.point import Scalars
 
 TINY = ("tracking=memory", "steps=3")
 

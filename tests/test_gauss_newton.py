@@ -11,6 +11,8 @@ from mfgd import Objective
 from mfgd.descent import descent
 from mfgd.gauss_newton import LARGEST
 from mfgd.kernel import product
+from mfgd.problem import sensing
+from mfgd.tied import TiedObjective, tie
 from mfgd.types import Refused
 
 HALF = loss("squared", scale=0.5)
@@ -103,6 +105,39 @@ def test_above_the_rank_of_the_matrix_the_step_is_the_shortest():
     change = flat(state.factors) - x
     shortest, *_ = np.linalg.lstsq(jacobian(x), -residual(x), rcond=1e-13)
     assert_allclose(change, shortest, rtol=1e-8, atol=1e-9)
+
+
+def test_tied_factors_take_the_step_of_u_alone():
+    """U ← U − lr J⁺ r, if J is the Jacobian of U Uᵀ with respect to U."""
+    D = torch.randn((6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    D, (U, _) = D + D.mT, factors()
+    U = U[:6].contiguous()
+    *_, state = descent(
+        TiedObjective(make_problem(D), HALF),
+        tie(optimizer("gauss_newton")),
+        (U, U.mT),
+        lr=0.5,
+        records=[0, 3],
+    )
+
+    def residual(x):
+        V = x.reshape(U.shape)
+        return (V @ V.mT - D).ravel()
+
+    x = U.flatten()
+    for _ in range(3):
+        J = torch.autograd.functional.jacobian(residual, x)
+        x = x - 0.5 * torch.from_numpy(np.linalg.pinv(J.numpy(), rcond=1e-13)) @ residual(x)
+    assert_allclose(state.factors[0].flatten(), x, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gauss_newton", "levenberg_marquardt"])
+def test_linear_measurements_are_refused(name):
+    keys = {"n": 6, "m": 5, "rank": 1, "spectrum": None, "condition": 1.0, "symmetric": False}
+    more = {"ensemble": "gaussian", "measurements": 40, "oversampling": 3.0, "noise": 0.0}
+    given = sensing(**keys, **more, heldout=0.0, seed=0)
+    with pytest.raises(Refused, match=rf"^optimizer={name}: allowed are problems whose entries"):
+        optimizer(name).check(Objective(given, HALF), factors())
 
 
 REFUSED = {

@@ -11,9 +11,9 @@ from test_config import composed
 
 import mfgd
 from mfgd import Objective, oracles, theory
-from mfgd.batch import draw_start, load_problem
 from mfgd.descent import descent
 from mfgd.draws import standard_normal
+from mfgd.given import draw_start, load_problem
 from mfgd.lanczos import sharpness
 from mfgd.verdict import Setting
 

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_config import composed
 
 from mfgd import plan
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 from mfgd.kernel import product
 from mfgd.lanczos import sharpness
 from mfgd.objective import Objective

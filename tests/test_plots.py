@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from test_config import composed
 
 from mfgd import heatmaps, plots, problem
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 
 MASKED = ("problem=synthetic", "problem.n=8", "problem.m=6", "problem.observed=0.5")
 

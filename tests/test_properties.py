@@ -16,8 +16,8 @@ from test_config import composed
 import mfgd
 from mfgd import plan
 from mfgd.attempt import solve_or_report
-from mfgd.batch import forget_problems
 from mfgd.config import Component
+from mfgd.given import forget_problems
 from mfgd.types import Refused
 
 DTYPES = [torch.float64, torch.float32]

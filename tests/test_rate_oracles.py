@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from test_config import composed
 from test_oracles import LOW, SCALED, solve_line
 
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 
 MOMENTUM = (*LOW, "record.points=200", "steps=600")
 HEAVY, NESTEROV = ((*MOMENTUM, f"optimizer={name}") for name in ("momentum", "nesterov"))

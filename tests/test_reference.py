@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from scipy.linalg import subspace_angles
 from test_config import composed
 
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 
 NOISY = ("problem=synthetic", "problem.n=12", "problem.m=9", "problem.spectrum=[4,2,1]", "rank=3")
 NOISY = (*NOISY, "problem.noise=0.3", "loss.scale=0.5", "lr=0.05", "steps=2000", "record.points=5")

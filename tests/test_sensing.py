@@ -13,7 +13,7 @@ from test_config import composed
 import mfgd
 from mfgd import batch, capacity, heatmaps, plan, plots
 from mfgd.artifacts import read_run, write_config, write_row
-from mfgd.batch import load_problem
+from mfgd.given import load_problem
 from mfgd.problem import sensing, sensing_file
 from mfgd.rank_one import VectorMeasurements
 from mfgd.tracked import format_params

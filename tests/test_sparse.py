@@ -41,9 +41,9 @@ from mfgd import (
 from mfgd import (
     optimizer as methods,
 )
-from mfgd.batch import load_problem
 from mfgd.dense import MaskedEntries
 from mfgd.descent import descent
+from mfgd.given import load_problem
 from mfgd.kernel import product
 from mfgd.sparse import ListedEntries
 

@@ -11,10 +11,10 @@ from test_oracles import judge_changed, reach_answer, scale_column, slow_down, s
 
 import mfgd
 from mfgd import plan, theory
-from mfgd.batch import load_problem
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.descent import descent
 from mfgd.draws import standard_normal
+from mfgd.given import load_problem
 from mfgd.lanczos import sharpness
 from mfgd.sparse import LowRank
 from mfgd.symmetric import eigenpairs, is_semidefinite, is_symmetric, leading_eigenpairs

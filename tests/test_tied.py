@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 from test_config import composed
 
 from mfgd import metrics, plan
-from mfgd.batch import draw_start, load_problem
 from mfgd.descent import descent
+from mfgd.given import draw_start, load_problem
 from mfgd.lanczos import sharpness
 from mfgd.tied import TiedObjective, tie
 from mfgd.types import Refused

@@ -14,8 +14,8 @@ from test_config import composed
 
 import mfgd
 from mfgd import artifacts, plan, problem, runner
-from mfgd.batch import load_problem
 from mfgd.config import Component
+from mfgd.given import load_problem
 from mfgd.types import Refused
 
 SERIES = {
