@@ -361,5 +361,8 @@ def test_interruption_leaves_nothing_running(tmp_path):
 def test_help_names_the_vocabulary(here):
     done = here("--help")
     assert done.returncode == 0
-    assert "loss: absolute, huber, logcosh, quantile, squared" in done.stdout
+    losses = (
+        "absolute, beta, huber, kullback_leibler, logcosh, logistic, poisson, quantile, squared"
+    )
+    assert f"loss: {losses}" in done.stdout
     assert "rank: 2" in done.stdout
