@@ -45,7 +45,7 @@ TARGETS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
 )
 """What they are; a plug-in may use the same names for launchers of other processes."""
-LISTING = ("basic", "frontier")
+LISTING = ("list", "basic", "frontier")
 """The sweepers that list every combination of the values on the shell line."""
 OUTPUT_DIR = ("hydra", "runtime", "output_dir")
 
@@ -232,7 +232,7 @@ class RefuseSweeps(Callback):
                 lines = [f"{key}={value}" for key, value in params.items()]
                 lines += node["overrides"]["task"]
                 runs = refuse_vast_sweep(lines, GlobalHydra.instance().config_loader())
-            announce_size(runs if sweeper == "basic" else math.nan)
+            announce_size(runs if sweeper != "frontier" else math.nan)
 
 
 @dataclass

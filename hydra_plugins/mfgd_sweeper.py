@@ -65,7 +65,6 @@ class ListSweeperConf:
     params: dict[str, str] | None = None
 
 
-# In the place of Hydra's own, whose module is loaded before.
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="basic", node=ListSweeperConf, provider="mfgd"
+    group="hydra/sweeper", name="list", node=ListSweeperConf, provider="mfgd"
 )

@@ -25,7 +25,7 @@ def unpair(text: str) -> str:
 def refuse_pairs(lines: Iterable[str], sweeper: str) -> None:
     """Refuses keys that move together under a sweeper that asks for values one by one."""
     if given := [line for line in lines if PAIRED.match(line)]:
-        allowed = "allowed is hydra/sweeper=basic"
+        allowed = "allowed is hydra/sweeper=list"
         raise Refused(f"{' '.join(given)}: hydra/sweeper={sweeper} moves keys alone; {allowed}")
 
 

@@ -135,7 +135,8 @@ def _explain_unknown_key(_: str, key: str) -> str:
     given = _find_argument(key)
     parent, _, name = key.rpartition(".")
     if unpair(key) != key and not given.startswith("~"):
-        return f"{given}: keys move together in a sweep only; allowed is {unpair(given)}"
+        where = "keys move together with --multirun hydra/sweeper=list only"
+        return f"{given}: {where}; allowed is {unpair(given)}"
     if key in MAPS or parent.partition(".")[0] in MAPS:
         return f"{given}: no such key; add it by +{given}"
     if parent.partition(".")[0] == "hydra":
@@ -180,7 +181,7 @@ def _explain_interval(_: str) -> str:
     given = _find_argument_with("interval(")
     forms = "KEY=1,2,3, KEY='range(1,4)' and KEY='choice(1,2)'"
     others = "hydra/sweeper=frontier bisects it, hydra/sweeper=optuna draws from it"
-    return f"{given}: hydra/sweeper=basic draws no values; allowed are {forms}; {others}"
+    return f"{given}: hydra/sweeper=list draws no values; allowed are {forms}; {others}"
 
 
 def _explain_range(text: str) -> str:

@@ -375,7 +375,7 @@ REFUSED = {
     ),
     "--multirun optimizer=[1,2]": "Hydra cannot read these arguments (TypeError",
     "=2": "=2: must be KEY=VALUE, without blanks",
-    "--multirun rank=interval(1,3)": "rank=interval(1,3): hydra/sweeper=basic draws no values;",
+    "--multirun rank=interval(1,3)": "rank=interval(1,3): hydra/sweeper=list draws no values;",
     "--multirun rank=range(1,2,0)": "rank=range(1,2,0): range() arg 3 must not be zero",
     "hydra.nope=1": "hydra.nope=1: no such key; mfgd --cfg hydra shows them",
     "--multirun hydra/launcher=bach": (

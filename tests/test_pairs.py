@@ -64,15 +64,20 @@ def test_pairs_that_cannot_be_are_refused_by_name(line):
 
 
 LINES = {
-    "zip.lr=0.1": "zip.lr=0.1: keys move together in a sweep only; allowed is lr=0.1",
+    "zip.lr=0.1": (
+        "zip.lr=0.1: keys move together with --multirun hydra/sweeper=list only; allowed is lr=0.1"
+    ),
+    "--multirun zip.lr=1,2 hydra/sweeper=basic": (
+        "zip.lr=1,2: keys move together with --multirun hydra/sweeper=list only; allowed is lr=1,2"
+    ),
     "--multirun zip.lr=1,2 zip.seed=1,2,3": "zip.lr=1,2 has 2, zip.seed=1,2,3 has 3: keys that",
     "--multirun zip.nope=1,2": "zip.nope=1,2: no such key; allowed are rank,",
-    "--multirun zip.lr=interval(1,2)": "zip.lr=interval(1,2): hydra/sweeper=basic draws no values",
+    "--multirun zip.lr=interval(1,2)": "zip.lr=interval(1,2): hydra/sweeper=list draws no values",
     "--multirun zip.lr=1,2 hydra/sweeper=optuna rank=1,2": (
-        "zip.lr=1,2: hydra/sweeper=optuna moves keys alone; allowed is hydra/sweeper=basic"
+        "zip.lr=1,2: hydra/sweeper=optuna moves keys alone; allowed is hydra/sweeper=list"
     ),
     "--multirun zip.lr=1,2 hydra/sweeper=frontier rank=interval(1,2)": (
-        "zip.lr=1,2: hydra/sweeper=frontier moves keys alone; allowed is hydra/sweeper=basic"
+        "zip.lr=1,2: hydra/sweeper=frontier moves keys alone; allowed is hydra/sweeper=list"
     ),
     "--multirun zip.tracking.uri=http://u:CANARY@h,http://v:w@h": "zip.tracking.uri=http://u:***@h",
 }
