@@ -1,8 +1,8 @@
 """Stöger, Soltanolkotabi 2021, Small random initialization is akin to spectral learning:
 optimization and generalization guarantees for overparameterized low-rank matrix reconstruction.
 
-From a small random start gradient descent on factors of full width first takes the steps of a power
-method, and so finds the matrix of rank 2 behind the measurements.
+From a small start descent on factors of full width is a power method at first, and finds the
+matrix of rank 2.
 
 While U is small, a step of descent on ¼ mean (⟨A_i, UUᵀ⟩ − y_i)² is U ← (I + lr M) U with
 M = A*(y)/N: the leading r eigenvectors of M grow fastest, which are near those of the answer. A

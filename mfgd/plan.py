@@ -68,7 +68,7 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
         kind = group, problem, init, point.loss, point.gradient, point.equal_shares
         if kind not in checked:
             checked.add(kind)
-            demands[group] = max(_refuse_early(point), demands.get(group, 0))
+            demands[group] = _refuse_early(point, demands.get(group))
         groups.setdefault(group, []).append(i)
     batches: list[list[int]] = []
     sizes: list[tuple[int, float]] = []
@@ -134,9 +134,16 @@ def _find_layout(point: Point) -> Layout:
     return Layout(problem.layout, *problem.shape, seen.arrays_of_a_step, seen.shared_arrays)
 
 
-def _refuse_early(point: Point) -> float:
-    """Builds what a point starts from, for the refusals in it. Returns the bytes that its run
-    needs at once, as far as they are known."""
+def _refuse_early(point: Point, demand: float | None) -> float:
+    """Builds what a point starts from, for the refusals in it.
+
+    Args:
+        point: the point.
+        demand: the bytes that a run of its group needs at once; None: not known yet.
+
+    Returns:
+        These bytes, as far as they are known.
+    """
     for name, _ in point.metrics:
         refuse_built_in(name)
     try:
@@ -144,7 +151,8 @@ def _refuse_early(point: Point) -> float:
         problem = load_problem(point.problem)
         refuse_untied(point, problem)
         refuse_out_of_range(problem, point.loss(), point.problem.name, point.dtype)
-        demand = refuse_vast_run(point, problem, point.record()(point.steps))
+        if demand is None:  # to ask what memory is free takes longer than all the rest
+            demand = refuse_vast_run(point, problem, point.record()(point.steps))
         start = draw_start(problem, point)
         refuse_outside_domain(problem, point.loss(), point.loss.name, start)
         objective = choose_objective(problem, point.loss(), point.symmetric)
@@ -153,8 +161,8 @@ def _refuse_early(point: Point) -> float:
         unit_of_rate(point, problem, start)
     except Refused:
         raise
-    except Exception:
-        return 0.0  # A fault in a user's own function fails that run, when the run is solved.
+    except Exception:  # A fault in a user's own function fails that run, when the run is solved.
+        return demand or 0.0
     return demand
 
 
