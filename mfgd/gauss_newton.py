@@ -154,7 +154,9 @@ def _find_jacobian(Ws: list[Tensor]) -> Tensor:
         eye = torch.eye(n if level == 0 else m, dtype=Ws[0].dtype, device=Ws[0].device)
         left = eye if level == 0 else reduce(torch.matmul, Ws[:level])
         right = eye if level == len(Ws) - 1 else reduce(torch.matmul, Ws[level + 1 :])
-        parts.append(torch.kron(left.contiguous(), right.mT.contiguous()))
+        # torch.kron fails for some matrices of one column.
+        blocks = left[:, None, :, None] * right.mT[None, :, None, :]
+        parts.append(blocks.reshape(n * m, -1))
     return torch.cat(parts, -1)
 
 

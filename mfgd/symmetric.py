@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mfgd.dense import AllEntries, MaskedEntries
 from mfgd.linalg import extreme_eigenpairs, frobenius_norm
+from mfgd.measurements import Measurements
 from mfgd.observation import LANCZOS, Observation, Truth
 from mfgd.sparse import ListedEntries
 
@@ -112,12 +113,17 @@ def _compare_listed(seen: ListedEntries) -> tuple[float, float]:
 
 def leading_eigenpairs(seen: Observation, k: int) -> Eigenpairs:
     """The k eigenpairs of largest eigenvalues of (D + Dᵀ)/2 over the share of observed entries,
-    with 0 for an entry of D that is not observed; k ≤ n.
+    with 0 for an entry of D that is not observed; of linear measurements those of what A*(y) tells
+    of D; k ≤ n.
 
     Those of a matrix whose entries are listed come from Lanczos iterations.
     """
     from scipy.sparse.linalg import LinearOperator
 
+    if isinstance(seen, Measurements):
+        X = seen.estimate()
+        values, vectors = torch.linalg.eigh((X + X.mT) / 2)
+        return Eigenpairs(values.flip(-1)[:k], vectors.flip(-1)[:, :k])
     n, _ = seen.shape
     D, share = seen.target, float(seen.count) / n**2
 

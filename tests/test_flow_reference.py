@@ -47,6 +47,24 @@ def test_the_curve_is_that_of_another_integrator(more, shares, penalty):
     assert_allclose(row.trajectory["theory.flow.relative_error"], errors, rtol=1e-5, atol=1e-9)
 
 
+def test_the_curve_of_tied_factors_is_that_of_another_integrator():
+    more = ("problem.m=7", "problem.symmetric=true", "symmetric=true", "loss.scale=0.25")
+    point = composed(*FLOW, *more)
+    (row,) = solve([point])
+    given = load_problem(point.problem)
+    D, U = given.D.numpy(), draw_start(given, point)[0].numpy()
+
+    def slope(t, x):
+        U = x.reshape(len(D), -1)
+        return -((U @ U.T - D) @ U).ravel()
+
+    t = point.lr[0] * row.trajectory["step"]
+    found = solve_ivp(slope, (0, t[-1]), U.ravel(), "Radau", t, rtol=1e-9, atol=1e-12).y.T
+    factors = [x.reshape(len(D), -1) for x in found]
+    losses = [np.sum((V @ V.T - D) ** 2) / 4 for V in factors]
+    assert_allclose(row.trajectory["theory.flow.loss"], losses, rtol=1e-5, atol=1e-12)
+
+
 def test_the_curve_is_saxe_s_solution():
     row = solve_line(*ALONG, "init.scale=0.1", "diagnostics=flow", "lr=0.02", "steps=300")
     t = 0.02 * row.trajectory["step"]

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from test_config import composed
 
 import mfgd
-from mfgd import batch, capacity, heatmaps, plan, plots
+from mfgd import capacity, heatmaps, plan, plots
 from mfgd.artifacts import read_run, write_config, write_row
-from mfgd.given import load_problem
+from mfgd.given import draw_start, forget_problems, load_problem
 from mfgd.problem import sensing, sensing_file
 from mfgd.rank_one import VectorMeasurements
 from mfgd.tracked import format_params
@@ -329,12 +329,12 @@ def test_runs_of_one_operator_share_a_batch_and_those_of_several_if_they_fit():
 def test_large_operators_are_not_kept_for_other_problems(monkeypatch):
     points = grid(*(f"problem.seed={seed}" for seed in range(3)))
     for free, kept in ((1e12, 3), (1e6, 1)):
-        batch.forget_problems()
-        monkeypatch.setattr(batch, "free_memory", lambda free=free: free)
+        forget_problems()
+        monkeypatch.setattr("mfgd.given.free_memory", lambda free=free: free)
         for point in points:
             assert load_problem(point.problem) is load_problem(point.problem)
         assert load_problem.cache_info().currsize == kept
-    batch.forget_problems()
+    forget_problems()
 
 
 def test_the_figure_of_the_matrices_has_the_truth_beside_the_estimate():
@@ -387,5 +387,24 @@ def test_a_run_is_read_back_and_its_params_are_what_was_used(tmp_path):
     params = format_params(point, problem)
     assert params["problem.measurements"] == params["data.observed"] == "42"
     assert params["problem.oversampling"] == "3.0"
-    batch.forget_problems()
+    forget_problems()
     assert_array_equal(load_problem(point.problem).D, problem.D)
+
+
+@pytest.mark.parametrize("ensemble", ["gaussian", "rank_one_symmetric"])
+def test_the_spectral_start_of_tied_factors_is_the_best_positive_part(ensemble):
+    n = SENSING["n"]
+    point = composed(
+        *("problem=sensing", f"problem.ensemble={ensemble}", f"problem.n={n}", f"problem.m={n}"),
+        *("problem.symmetric=true", "symmetric=true", "init=spectral", "rank=2"),
+    )
+    given = load_problem(point.problem)
+    A, y = matrices(given.observation), given.observation.target.numpy().ravel()
+    X = np.einsum("i,inm->nm", y, A) / len(y)
+    if ensemble == "rank_one_symmetric":
+        X = (X - y.mean() * np.eye(n)) / 2
+    values, vectors = np.linalg.eigh((X + X.T) / 2)
+    best = (vectors[:, -2:] * values[-2:].clip(min=0)) @ vectors[:, -2:].T
+    U, F = draw_start(given, point)
+    assert_allclose(U @ F, best, atol=1e-10)
+    assert np.linalg.norm(best - given.truth.target.numpy()) < 1.2
