@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.integrate import RK45
 
 from mfgd import metrics
 from mfgd.objective import Objective
@@ -40,6 +39,8 @@ def follow_flow(
         `loss`, `relative_error`, `sigma.1` … → (records,); nothing if the flow was given up, as
         that of a loss with kinks may be.
     """
+    from scipy.integrate import RK45
+
     free = objective.free(start)
     shapes = [W.shape for W in free]
     sizes = [W.numel() for W in free]

@@ -17,8 +17,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
-from scipy.optimize import brentq
 from torch import Tensor
 
 from mfgd.record import Row
@@ -76,6 +74,7 @@ def _integrate(
 ) -> tuple[np.ndarray, float] | None:
     """w_l (L, records) of (1) from a start (L,), and when their product first rises to s/2, NaN if
     it does not; None if SciPy gives up."""
+    from scipy.integrate import solve_ivp
 
     def slope(_: float, x: np.ndarray) -> np.ndarray:
         others = np.array([np.delete(x, layer).prod() for layer in range(len(x))])
@@ -132,6 +131,7 @@ def period_two(setting: Setting, row: Row) -> Answer | None:
 
 def _find_cycle(s: float, rate: float, depth: int) -> tuple[float, float] | None:
     """The two numbers w^L between which a mode takes turns; None if this cycle is not stable."""
+    from scipy.optimize import brentq
 
     def step(w: float) -> float:
         return w - rate * w ** (depth - 1) * (w**depth - s)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.optimize import brentq
 
 
 def shrink(s: float, threshold: float, depth: int) -> float:
@@ -30,6 +29,8 @@ def shrink(s: float, threshold: float, depth: int) -> float:
         threshold: τ.
         depth: L.
     """
+    from scipy.optimize import brentq
+
     if depth == 2:
         return max(s - threshold, 0.0)
     power = 2 / depth - 1
