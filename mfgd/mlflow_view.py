@@ -181,7 +181,7 @@ def _list_charts(runs: pandas.DataFrame, images: bool) -> list[dict[str, Any]]:
     keys = find_swept(runs)
     charts = [draw(ERROR, name) for name in CURVES if name in names]
     charts += _result_charts(runs, [key for key in keys if key not in REPEATS] or keys)
-    if images:
+    if images and "steps_run" in names:  # a run that raised has no metrics
         step = int(runs["metrics.steps_run"].max())
         charts += [_image(name, step) for name in ("D_hat", "residual")]
     rest = [name for name in names if name not in CURVES and name not in quartiles]

@@ -305,3 +305,11 @@ def test_the_page_of_a_sweep(served, browser):
         settings = runs[runs["tags.outcome"] != "diverged"]
         count = settings.groupby(["params.rank", "params.lr", "params.loss", "params.init"]).ngroups
         assert frame.locator("#every .mark-symbol path").count() == count
+
+
+def test_a_sweep_whose_runs_all_raise_has_a_view(here, tmp_path):
+    (tmp_path / "broken.py").write_text("def problem():\n    raise ArithmeticError('no matrix')\n")
+    done = here("--multirun", "problem._target_=broken.problem", "seed=1,2", "workers=1")
+    assert done.returncode == 1
+    assert "2 of 2 runs FAILED" in done.stdout
+    assert "viewStateShareKey" in done.stdout
