@@ -27,6 +27,9 @@ LINE = 0.17
 """Height of a line of a title in inches."""
 DISTANCES = {"angle.left": BLUE, "angle.right": VERMILLION, "factor_distance": GREEN}
 DASHED: dict[str, Any] = {"linestyle": "--", "linewidth": 0.8}
+DOTTED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.2}
+SAID = {"theory": ("theory", DASHED), "theory.flow": ("gradient flow", DOTTED)}
+"""What is drawn beside a measure, with its label and look."""
 
 
 def figures(row: Row, problem: Problem, title: str = "") -> dict[str, Figure]:
@@ -65,12 +68,19 @@ def curves(row: Row, title: str = "") -> Figure:
 
 def spectrum(row: Row, problem: Problem, title: str = "") -> Figure:
     """Singular values of D̂ against the step; dashed: where they end by theory, else those of the
-    truth or of D."""
+    truth or of D; dotted: those of gradient flow."""
     figure = _canvas(5, 3.4, title)
     (axes,) = _panels(figure, 1, 1)
     target = problem.spectrum
     for i, (name, colour) in enumerate(_coloured_measures(row, "sigma.")):
         _curve(axes, row.trajectory["step"], row.trajectory[name], label=f"σ{i + 1}", color=colour)
+        if f"theory.flow.{name}" in row.trajectory:
+            axes.plot(
+                row.trajectory["step"],
+                row.trajectory[f"theory.flow.{name}"],
+                color=colour,
+                **DOTTED,
+            )
         end = 0.0
         if f"theory.{name}" in row.trajectory:
             end = float(row.trajectory[f"theory.{name}"][0])
@@ -248,15 +258,16 @@ def _coloured_measures(row: Row, prefix: str, most: int | None = None) -> list[t
 
 
 def _draw_theory(axes: Axes, row: Row, name: str) -> None:
-    """Draws what theory says of a measure, if it says anything that the axes can show."""
-    expected = row.trajectory.get(f"theory.{name}")
-    if expected is None or (axes.get_yscale() == "log" and not (expected > 0).any()):
-        return
-    style: dict[str, Any] = {"color": "black", "zorder": 3, **DASHED}
-    if "theory" not in axes.get_legend_handles_labels()[1]:
-        style["label"] = "theory"
-    axes.plot(row.trajectory["step"], expected, **style)
-    axes.legend(fontsize=SMALL)
+    """Draws what theory, and gradient flow from the same start, say of a measure, if they say
+    anything that the axes can show."""
+    for kind, (label, style) in SAID.items():
+        expected = row.trajectory.get(f"{kind}.{name}")
+        if expected is None or (axes.get_yscale() == "log" and not (expected > 0).any()):
+            continue
+        known = axes.get_legend_handles_labels()[1]
+        look = style if label in known else style | {"label": label}
+        axes.plot(row.trajectory["step"], expected, color="black", zorder=3, **look)
+        axes.legend(fontsize=SMALL)
 
 
 def _curve(

@@ -60,6 +60,18 @@ def test_spectrum_shows_measured_and_true_singular_values(solved):
     np.testing.assert_array_equal(lines[0].get_ydata(), row.trajectory["sigma.1"])
 
 
+def test_gradient_flow_is_drawn_beside_a_run():
+    line = ("problem=synthetic", "problem.n=7", "problem.m=5", "problem.rank=2", "lr=0.1")
+    (row,) = solve([composed(*line, "steps=40", "diagnostics=flow")])
+    loss, error, *_ = plots.curves(row).axes
+    for axes, name in ((loss, "loss"), (error, "relative_error")):
+        (flow,) = (line for line in axes.lines if line.get_label() == "gradient flow")
+        np.testing.assert_array_equal(flow.get_ydata(), row.trajectory[f"theory.flow.{name}"])
+    (axes,) = plots.spectrum(row, load_problem(composed(*line).problem)).axes
+    dotted = [line.get_ydata() for line in axes.lines if line.get_linestyle() == ":"]
+    np.testing.assert_array_equal(dotted[1], row.trajectory["theory.flow.sigma.2"])
+
+
 def test_dynamics_draws_theory_over_measurements():
     line = (
         "problem=synthetic",

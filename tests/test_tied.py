@@ -313,7 +313,7 @@ REFUSED = {
     "init=balanced": "symmetric=true with init=balanced: (U, Uᵀ) is balanced in any case",
     "init._target_=test_tied.not_transposed": "the second factor is not the transpose",
     "init=spectral rank=10": "rank=10 with init=spectral: must be between 1 and n = 9",
-    "gradient=noisy gradient.std=0.1": "symmetric=true with gradient=noisy: allowed is gradient=full",
+    "gradient=noisy gradient.std=0.1": "symmetric=true with gradient=noisy: allowed is gradient",
     "optimizer=als": "symmetric=true with optimizer=als: the method moves one factor while",
     "optimizer=mu": "symmetric=true with optimizer=mu: the method moves one factor while",
     "optimizer=alt_gd_min": "symmetric=true with optimizer=alt_gd_min: the method moves one",
