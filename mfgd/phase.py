@@ -9,7 +9,16 @@ import numpy as np
 
 from mfgd import canvas
 from mfgd.canvas import SMALL
-from mfgd.columns import LOST, REPEATS, find_swept, is_lost, measured, settings
+from mfgd.columns import (
+    LOST,
+    REPEATS,
+    find_swept,
+    is_lost,
+    is_numeric,
+    measured,
+    outcomes,
+    settings,
+)
 from mfgd.errors import Refused
 from mfgd.spread import describe_sweep, escape_formulas, format_setting, values_of
 
@@ -34,7 +43,8 @@ NUMBERS = 6.5
 DARK = 0.55
 """Up to this share the numbers are white on the map."""
 
-
+GRID = 20
+"""A sweep of two numbers that have at least so many values each is a map."""
 RATE = "metrics.success_rate"
 
 
@@ -45,6 +55,19 @@ def find_rates(runs: pandas.DataFrame) -> pandas.Series | None:
         return None
     conditions = runs["params.success"].unique()
     return runs[RATE].rename(conditions[0] if len(conditions) == 1 else RATE)
+
+
+def find_arrivals(runs: pandas.DataFrame) -> pandas.Series | None:
+    """Whether each run converged, or if none did, whether it has a final value, under the name of
+    this condition; None if the runs are no grid of two numbers, as maps of basins are."""
+    keys = [key for key in find_swept(runs) if key not in REPEATS]
+    dense = [is_numeric(runs, key) and settings(runs, key).nunique() >= GRID for key in keys]
+    if len(keys) != 2 or not all(dense):
+        return None
+    converged = outcomes(runs) == "converged"
+    if converged.any():
+        return converged.rename('outcome == "converged"')
+    return (~is_lost(runs)).rename("a final value")
 
 
 def phase(

@@ -76,9 +76,9 @@ def write_files(
     folder: Path, runs: pandas.DataFrame, curves: pandas.DataFrame, title: str, subtitle: str
 ) -> None:
     """Writes the table, the curves, the page and the overview of a sweep, and the phase diagram of
-    replicates over two keys."""
+    replicates over two keys, or of a grid."""
     from mfgd import page
-    from mfgd.phase import find_rates, phase
+    from mfgd.phase import find_arrivals, find_rates, phase
     from mfgd.sweep_plots import overview
 
     runs.to_csv(folder / "summary.csv", index=False)
@@ -88,6 +88,8 @@ def write_files(
     (folder / "figures").mkdir(exist_ok=True)
     overview(runs, title).savefig(folder / "figures" / "overview.png")
     rates = find_rates(runs)
+    if rates is None:
+        rates = find_arrivals(runs)
     if rates is not None and len(set(find_swept(runs)).difference(REPEATS)) > 1:
         phase(runs, rates).savefig(folder / "figures" / "phase.png")
 

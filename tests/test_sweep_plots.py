@@ -254,6 +254,22 @@ def test_phase_pools_replicates():
     assert phase.find_rates(runs.drop(columns="metrics.success_rate")) is None
 
 
+def test_a_grid_of_two_numbers_shows_which_runs_arrive():
+    axis = np.linspace(-1, 1, phase.GRID).round(3)
+    runs = sweep(lost=0.3, init__x=axis, init__y=axis, seed=range(2))
+    kept = (runs["tags.outcome"] == "budget").rename("a final value")
+    pandas.testing.assert_series_equal(phase.find_arrivals(runs), kept)
+    runs.loc[3, "tags.outcome"] = "converged"
+    arrivals = phase.find_arrivals(runs)
+    assert (arrivals.name, [*np.flatnonzero(arrivals)]) == ('outcome == "converged"', [3])
+    for other in (
+        sweep(init__x=axis, init__y=axis[1:]),  # coarse
+        sweep(init__x=axis, init__y=axis, lr=RATES),
+        sweep(init__x=axis, loss=[f"own{i}" for i in range(phase.GRID)]),
+    ):
+        assert phase.find_arrivals(other) is None
+
+
 def test_a_large_phase_diagram_has_no_text_in_its_cells():
     runs = sweep(rank=range(1, 101), problem__observed=np.linspace(0.01, 1, 100).round(2))
     runs = runs.drop(index=0)
