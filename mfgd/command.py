@@ -11,7 +11,7 @@ import hydra
 from mfgd import config, interrupts, passwords, refusals
 from mfgd.compose import hide_arguments
 from mfgd.environment import search_here_last
-from mfgd.errors import refuse_odd_flags
+from mfgd.errors import refuse_odd_arguments
 from mfgd.pool import warm_up
 from mfgd.runner import RunFailed
 from mfgd.session import Session
@@ -41,7 +41,7 @@ def execute() -> Session:
     decorate = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
     try:
         with refusals.exit_on_refusal():
-            refuse_odd_flags()
+            refuse_odd_arguments()
             sys.argv[1:], session.uris = hide_arguments(sys.argv[1:])
             decorate(session.run)()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from mfgd import listing, passwords
 from mfgd.columns import NoColumn, choose_measure, find_column, short_name
 from mfgd.effects import effect
 from mfgd.environment import search_here_last
-from mfgd.errors import Parser, Refused, exit_if_refused, refuse_odd_flags
+from mfgd.errors import Parser, Refused, exit_if_refused, refuse_odd_arguments
 from mfgd.listing import table
 from mfgd.selection import best, drop_repeats, where
 from mfgd.summaries import group, importance
@@ -49,7 +49,7 @@ def main() -> None:
     sys.excepthook = passwords.print_error
     gc.disable()  # while MLflow is imported it takes a sixth of the time, and frees nothing
     with exit_if_refused():
-        refuse_odd_flags()
+        refuse_odd_arguments()
         options = _read_arguments()
         for option, suffixes in SUFFIXES.items():
             _check_file(option, getattr(options, option), suffixes)

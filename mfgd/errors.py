@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -45,12 +46,17 @@ def exit_if_refused() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def refuse_odd_flags() -> None:
-    """Refuses a flag with a character that does not print, which argparse would print as it is.
+def refuse_odd_arguments() -> None:
+    """Refuses a flag with a character that does not print, which argparse would print as it is, and
+    an argument that no file can be named by.
 
     Raises:
-        Refused: with the flag.
+        Refused: with the argument.
     """
     for argument in sys.argv[1:]:
+        try:
+            os.fsencode(argument)
+        except UnicodeEncodeError:
+            raise Refused(f"{argument!a}: is no text; allowed is UTF-8") from None
         if argument.startswith("-") and not argument.isprintable():
             raise Refused(f"{argument}: allowed in a flag are characters that print")

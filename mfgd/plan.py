@@ -65,7 +65,7 @@ def group_points(points: Sequence[Point], workers: int = 1) -> list[list[int]]:
             layouts[problem] = _find_layout(point)
         group = layouts[problem], _identity(point)
         # What is refused may depend on a float: whether data fit a loss, or rates a method.
-        kind = group, problem, init, point.loss, point.gradient, point.equal_shares
+        kind = group, problem, init, _judge_loss(point.loss), point.gradient, point.equal_shares
         if kind not in checked:
             checked.add(kind)
             demands[group] = _refuse_early(point, demands.get(group))
@@ -120,6 +120,12 @@ def _identity(point: Point) -> Hashable:
     replicates = point.replicates, point.success
     modes = point.dtype, point.device, point.diagnostics, point.patience, point.symmetric
     return (*map(batch_identity, components), *numbers, *modes, *replicates, point.metrics)
+
+
+def _judge_loss(loss: Component) -> Hashable:
+    """What decides whether data fit a loss. One loss stands for all of a user's function, which may
+    be costly, or take its process down."""
+    return loss if loss.target.startswith("mfgd.") else batch_identity(loss)
 
 
 def _find_layout(point: Point) -> Layout:

@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from mfgd import interrupts, mlflow_resume, passwords
-from mfgd.errors import Parser, Refused, exit_if_refused, refuse_odd_flags
+from mfgd.errors import Parser, Refused, exit_if_refused, refuse_odd_arguments
 from mfgd.mlflow_client import describe
 from mfgd.mlflow_store import MlflowTracker
 from mfgd.outbox import FOLDER, Outbox, find_outboxes
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--uri", help="tracking URI (default: that of the command)")
     try:
         with exit_if_refused():
-            refuse_odd_flags()
+            refuse_odd_arguments()
             given = parser.parse_args()
             waiting = send_all(Path(given.folder), given.uri)
     except KeyboardInterrupt:

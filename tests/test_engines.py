@@ -107,6 +107,9 @@ def check_sweep(folder, expected):
     assert set(runs["status"]) == {"FINISHED"}
     assert runs["parent"].isna().sum() == 1
     assert len(list(folder.glob("mlartifacts/*/*/artifacts/summary.csv"))) == 1
+    until = time.monotonic() + 30  # the last jobs of an engine have told all, and end
+    while list_processes(folder) and time.monotonic() < until:
+        time.sleep(0.1)
     assert list_processes(folder) == []
 
 
