@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mfgd.point import Point
 
 TARGET = "mfgd.init.run"
+FACTOR = re.compile(r"C|F|W\d+")
+"""Names of factors among the matrices of a run."""
 Id = Annotated[str, MinLen(1)]
 
 
@@ -94,7 +97,8 @@ def _read_end(run_id: str, uri: str | None) -> End:
     kept = load_run(run_id, uri)
     if kept.config.get("replicates", 1) > 1:
         raise Refused(f"init.run={run_id}: has replicates; allowed is a single run")
-    return End(run_id, {name: W for name, W in kept.matrices.items() if name != "D"})
+    factors = {name: W for name, W in kept.matrices.items() if FACTOR.fullmatch(name)}
+    return End(run_id, factors)
 
 
 class _Sweep:
