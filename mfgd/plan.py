@@ -98,15 +98,16 @@ def _part_groups(
     for kind, members in groups.items():
         first = points[members[0]]
         layout = layouts[drop_seed(first.problem)]
+        if not layout.shared:
+            yield kind, members, layout.arrays
+            continue
         parts: dict[Hashable, list[int]] = {}
-        for i in members if layout.shared else ():
+        for i in members:
             parts.setdefault(points[i].problem, []).append(i)
         apart = (layout.arrays or 0) + layout.shared
         moves = any(group == "problem" for group, _ in first.moving)
         fits = count_runs(first, layout.n, layout.m, apart) >= len(members) * first.replicates
-        if not layout.shared:
-            yield kind, members, layout.arrays
-        elif moves or (fits and len(parts) > 1):
+        if moves or (fits and len(parts) > 1):
             yield kind, members, apart
         else:
             for part in parts.values():

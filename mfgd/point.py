@@ -14,10 +14,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel
 
 from mfgd import schema
-from mfgd.component import CONF as CONF
-from mfgd.component import GROUPS as GROUPS
-from mfgd.component import MAPS
-from mfgd.component import Component as Component
+from mfgd.component import GROUPS, MAPS, Component
 from mfgd.job import SEED, flatten
 from mfgd.types import Count, NonNegative, Positive, Seed
 

@@ -345,3 +345,27 @@ def sparsely() -> Iterator[None]:
         patch.setattr("mfgd.sparse.LARGE", 1)
         patch.setattr("mfgd.sparse.FEW", 1.0)
         yield
+
+
+def find_taylor_slope(objective, start, direction) -> float:
+    """The power of t in the error of f(W) + t ⟨∇f, V⟩ as f(W + t V): 2 if ∇f is the gradient."""
+    steps = np.geomspace(1e-5, 1e-3, 9)
+    slope = sum((G * V).sum() for G, V in zip(objective.gradient(start), direction, strict=True))
+    moved = [tuple(W + t * V for W, V in zip(start, direction, strict=True)) for t in steps]
+    errors = [
+        abs(objective.value(W) - objective.value(start) - t * slope)
+        for t, W in zip(steps, moved, strict=True)
+    ]
+    return np.polyfit(np.log(steps), np.log(errors), 1)[0]
+
+
+def check_descends_to_stationary_point(states, objective):
+    """The loss never rises, and the end fulfils the conditions of Karush, Kuhn and Tucker: W ≥ 0,
+    G ≥ 0 and one of them 0."""
+    losses = torch.stack([state.loss for state in states])
+    assert (losses[1:] <= losses[:-1] * (1 + 1e-14)).all()
+    end = states[-1].factors
+    for W, G in zip(end, objective.gradient(end), strict=True):
+        assert (W >= 0).all()
+        assert (G > -1e-6).all()
+        assert ((W * G).abs() < 1e-6).all()
